@@ -1,0 +1,59 @@
+"""Every Celery setting, each with its reason."""
+
+from kombu import Exchange, Queue
+
+from cis_tasks.app import QueueUrls
+from cis_tasks.pipelines import PIPELINES
+from cis_tasks.settings import settings
+
+# Broker: SQS, found and signed for by boto3's standard chain (AWS_ENDPOINT_URL, roles, region).
+broker_url = "sqs://"
+broker_transport_options = {
+    "predefined_queues": QueueUrls(),  # never list or create job queues: the template owns them
+    "polling_interval": 0.05,  # kombu's 1 s would cap a worker at one job a second
+    "wait_time_seconds": 20,  # longest long poll: fewest empty receives
+}
+broker_connection_retry_on_startup = True  # a worker may boot before its network does
+
+# Queues: one FIFO queue per pipeline, each task to its own.
+task_queues = [
+    Queue(pipeline.queue, Exchange(""), routing_key=pipeline.queue)
+    for pipeline in PIPELINES.values()
+]
+task_routes = {pipeline.task: {"queue": pipeline.queue} for pipeline in PIPELINES.values()}
+task_default_queue = next(iter(PIPELINES.values())).queue  # Celery's "celery" does not exist
+task_create_missing_queues = False  # a misspelt -Q must fail, not wait for ever on nothing
+
+# Nothing lost: a message goes when its effect is in S3, not before.
+task_acks_late = True
+task_reject_on_worker_lost = True  # a killed pool process gives its message back
+task_acks_on_failure_or_timeout = True  # a failure is recorded first; see cis_tasks.tasks
+worker_prefetch_multiplier = 1  # a GPU host hoards no work that others could do
+
+# One job at a time per process; CUDA lives in the pool's child only.
+worker_pool = "prefork"
+worker_concurrency = 1
+task_time_limit = settings().time_limit_s  # a hung job ends before its message reappears
+task_track_started = True  # "started" tells waiting from running
+
+# Messages carry S3 references: JSON, and nothing that could run code.
+task_serializer = "json"
+result_serializer = "json"
+accept_content = ["json"]
+result_accept_content = ["json"]
+task_protocol = 2  # what the Lambda writes
+
+# Results: states in the output bucket; files and manifest are written by the job itself.
+result_backend = "s3"
+s3_bucket = settings().output_bucket
+s3_base_path = settings().results_prefix
+result_extended = True  # name and worker beside each state
+result_expires = None  # the bucket's lifecycle rule removes old states
+
+# Celery's own remote control needs broadcast, which SQS does not offer.
+worker_enable_remote_control = False
+
+# Logs: one line per event, from our own set-up.
+worker_hijack_root_logger = False
+
+timezone = "UTC"

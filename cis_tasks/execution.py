@@ -1,0 +1,167 @@
+"""One attempt at a job: fetch, run, store, and the manifest that makes it count once."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from cis_tasks import storage
+from cis_tasks.errors import PermanentError, TransientError
+from cis_tasks.jobs import Job, Outcome, Progress, no_progress
+from cis_tasks.manifest import Answer, Failure, Manifest, Model, Output
+from cis_tasks.pipelines import Pipeline, find
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at a job.
+
+    Attributes:
+        number: which try it is, from 1.
+        worker: who makes it, for the manifest.
+        scratch: folder for working files; the system's temporary folder where None.
+    """
+
+    number: int = 1
+    worker: str = "local"
+    scratch: Path | None = None
+
+
+class Stopwatch:
+    """Passes progress on and keeps the seconds that each stage took."""
+
+    def __init__(self, report: Progress) -> None:
+        self.seconds: dict[str, float] = {}
+        self._report = report
+        self._stage = ""
+        self._since = time.perf_counter()
+
+    def __call__(self, stage: str, fraction: float = 0.0) -> None:
+        """Report progress; a new stage ends the one before."""
+        if stage != self._stage:
+            self.stop()
+            self._stage, self._since = stage, time.perf_counter()
+        self._report(stage, fraction)
+
+    def stop(self) -> None:
+        """End the stage that runs now."""
+        if self._stage:
+            passed = time.perf_counter() - self._since
+            total = self.seconds.get(self._stage, 0.0) + passed
+            self.seconds[self._stage] = round(total, 3)
+        self._stage = ""
+
+
+def execute(
+    s3: S3Client,
+    bucket: str,
+    job: Job,
+    *,
+    attempt: Attempt = Attempt(),
+    progress: Progress = no_progress,
+) -> Answer:
+    """Do ``job`` unless it is done, and answer from its manifest.
+
+    The manifest is written last and only where there is none: of any number of workers that run
+    the same job, one owns the effect and all give its answer.
+
+    Args:
+        s3: client.
+        bucket: output bucket.
+        job: what to do.
+        attempt: which try this is, and whose.
+        progress: told of every stage.
+
+    Raises:
+        PermanentError: the input is bad; the manifest says so too.
+        TransientError: the same job may succeed later; nothing was concluded.
+    """
+    done = storage.read_manifest(s3, bucket, job)
+    if done is None:
+        manifest = _attempt(s3, bucket, job, attempt, progress)
+        done = _conclude(s3, bucket, job, manifest)
+        log.info("job_ended", job_id=job.id, status=done.status, attempt=attempt.number)
+    else:
+        log.info("job_already_ended", job_id=job.id, status=done.status)
+    storage.point_latest(s3, bucket, job, done)  # also after a crash between the two writes
+    return done.answer()
+
+
+def _attempt(s3: S3Client, bucket: str, job: Job, attempt: Attempt, progress: Progress) -> Manifest:
+    """Run the job and store its files; the manifest that would end it, not yet written."""
+    started_at, watch = datetime.now(UTC), Stopwatch(progress)
+    failure: Failure | None = None
+    outcome: Outcome | None = None
+    outputs: dict[str, Output] = {}
+    uploaded: list[datetime] = []
+    pipeline_version = job.pipeline_version
+    try:
+        pipeline = find(job.pipeline)
+        pipeline_version = pipeline.version
+        with tempfile.TemporaryDirectory(prefix="cis-", dir=attempt.scratch) as folder:
+            watch("fetch")
+            inputs = _fetch(s3, pipeline, job, Path(folder), uploaded)
+            out = Path(folder, "out")
+            out.mkdir()
+            outcome = pipeline.load()(inputs, out, job.params, watch)
+            watch("store")
+            outputs = storage.store(s3, bucket, job, out, outcome.files)
+    except PermanentError as error:
+        failure, outcome = Failure(code=error.code, message=error.message, hint=error.hint), None
+    watch.stop()
+    return Manifest(
+        job_id=job.id,
+        status="failed" if failure else "succeeded",
+        job=job.to_dict(),
+        bucket=bucket,
+        outputs=outputs,
+        result=dict(outcome.summary) if outcome else {},
+        error=failure,
+        model=Model(name=outcome.model, version=outcome.model_version) if outcome else None,
+        pipeline_version=pipeline_version,
+        inputs_at=max(uploaded, default=None),
+        started_at=started_at,
+        finished_at=datetime.now(UTC),
+        timings_s=watch.seconds,
+        worker=attempt.worker,
+        attempt=attempt.number,
+    )
+
+
+def _fetch(
+    s3: S3Client, pipeline: Pipeline, job: Job, folder: Path, uploaded: list[datetime]
+) -> Mapping[str, Path]:
+    """Download a job's inputs; each keeps its own file name, so that errors can name it."""
+    paths = {}
+    for name, ref in job.inputs.items():
+        pipeline.role(name)
+        path = folder / name / Path(ref.key).name[-60:]
+        path.parent.mkdir()
+        uploaded.append(storage.fetch(s3, ref, path))
+        paths[name] = path
+    return paths
+
+
+def _conclude(s3: S3Client, bucket: str, job: Job, manifest: Manifest) -> Manifest:
+    """Write the manifest, or learn that another worker has."""
+    if storage.write_manifest(s3, bucket, job, manifest):
+        return manifest
+    winner = storage.read_manifest(s3, bucket, job)
+    if winner is None:
+        raise TransientError(
+            "manifest_contended", f"The manifest of job {job.id} was being written by another."
+        )
+    log.warning("effect_owned_by_another", job_id=job.id, worker=winner.worker)
+    return winner

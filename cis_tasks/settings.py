@@ -1,0 +1,106 @@
+"""The one reader of the environment; AWS's own variables are read by boto3."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from cis_tasks.errors import SettingsError
+from cis_tasks.pipelines import PIPELINES
+
+
+class Settings(BaseSettings):
+    """What differs from one installation to another; each field is read from ``CIS_<FIELD>``."""
+
+    model_config = SettingsConfigDict(env_prefix="CIS_", frozen=True, extra="ignore")
+
+    input_bucket: str = Field("cis-data-input", min_length=3)
+    """Bucket that inputs are uploaded to."""
+
+    output_bucket: str = Field("cis-data-output", min_length=3)
+    """Bucket that answers are written to."""
+
+    queue_urls: dict[str, str] = Field(default_factory=dict)
+    """Pipeline → queue URL, from ``CIS_QUEUE_URL_<PIPELINE>``; else SQS is asked by name."""
+
+    results_prefix: str = "celery/results/"
+    """Where in the output bucket Celery keeps task states."""
+
+    max_attempts: int = Field(3, ge=1, le=100)
+    """How often a job is run before its message is left to the dead-letter queue."""
+
+    retry_backoff_s: float = Field(5, gt=0, le=900)
+    """Wait before the second attempt; doubles with each further one, with jitter."""
+
+    retry_backoff_max_s: float = Field(300, gt=0, le=43_200)
+    """Longest wait between two attempts."""
+
+    time_limit_s: int = Field(1_700, gt=0, le=43_200)
+    """A job is stopped after this long; below the queue's visibility timeout."""
+
+    scratch: Path | None = None
+    """Folder for a job's working files; the system's temporary folder where unset."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_queue_urls(cls, values: dict[str, Any]) -> dict[str, Any]:
+        given = {
+            pipeline.name: os.environ[pipeline.queue_variable]
+            for pipeline in PIPELINES.values()
+            if os.environ.get(pipeline.queue_variable)
+        }
+        return {**values, "queue_urls": {**given, **(values.get("queue_urls") or {})}}
+
+    @field_validator("queue_urls")
+    @classmethod
+    def _check_queue_urls(cls, urls: dict[str, str]) -> dict[str, str]:
+        for name, url in urls.items():
+            if not url.startswith(("https://", "http://")) or not url.endswith(".fifo"):
+                raise ValueError(
+                    f"the queue URL of {name!r} is {url!r}; "
+                    "it must be the https URL of a FIFO queue and end in .fifo"
+                )
+        return urls
+
+    @field_validator("scratch")
+    @classmethod
+    def _check_scratch(cls, scratch: Path | None) -> Path | None:
+        if scratch is not None and not (scratch.is_dir() and os.access(scratch, os.W_OK)):
+            raise ValueError(f"{scratch} is not a folder that can be written to")
+        return scratch
+
+
+@functools.cache
+def settings() -> Settings:
+    """The process's settings, read once.
+
+    Raises:
+        SettingsError: an environment variable makes no sense; names each and why.
+    """
+    return read_settings()
+
+
+def read_settings() -> Settings:
+    """Read the environment anew.
+
+    Raises:
+        SettingsError: an environment variable makes no sense; names each and why.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{_variable(problem['loc'])}: {problem['msg']} (it is {problem['input']!r})"
+            for problem in error.errors()
+        )
+        raise SettingsError(f"The environment cannot be used: {problems}.") from error
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    field = str(location[0]) if location else ""
+    return "CIS_QUEUE_URL_<PIPELINE>" if field == "queue_urls" else f"CIS_{field.upper()}"

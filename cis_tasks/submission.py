@@ -1,0 +1,279 @@
+"""From files or ``s3://`` URLs to a job, for people and programs that do not wait for an event."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError
+
+from cis_tasks import aws
+from cis_tasks.errors import PermanentError, PublishError, TransientError
+from cis_tasks.jobs import Job, ObjectRef
+from cis_tasks.join import REQUEST_METADATA, Found, input_of, request_metadata, stat
+from cis_tasks.pipelines import Pipeline, Role, find, is_name
+from cis_tasks.publish import publish_many
+from cis_tasks.settings import settings
+from cis_tasks.storage import parse_url
+
+if TYPE_CHECKING:
+    from celery.result import AsyncResult
+
+CONTENT_METADATA = "cis-sha256"
+
+Files = Mapping[str, str | Path] | Sequence[str | Path]
+"""Role → local path or ``s3://`` URL; or just the paths, whose endings tell their roles."""
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What became of one submission.
+
+    Attributes:
+        job: the job.
+        result: its Celery result, where it was published.
+        error: why it was not.
+    """
+
+    job: Job
+    result: AsyncResult | None = None
+    error: PublishError | None = None
+
+
+def submit(
+    pipeline: str, files: Files, *, name: str | None = None, force: bool = False, **params: Any
+) -> AsyncResult:
+    """Upload a job's files where they are local, publish the job, and return its result.
+
+    Files that the input bucket already holds, byte for byte, are not uploaded again, so that the
+    same call twice is one job.
+
+    Args:
+        pipeline: name in the registry.
+        files: role → path or URL, or the paths alone.
+        name: the job's name; else the stem of its first required file.
+        force: make a new job even of the same inputs.
+        params: the pipeline's parameters.
+
+    Returns:
+        Celery's ``AsyncResult``; its id is the job id, its ``get()`` gives an `Answer`.
+
+    Raises:
+        PermanentError: a file is missing or does not fit the pipeline.
+        PublishError: the message could not be queued.
+        TransientError: S3 did not take an upload.
+    """
+    job = prepare(pipeline, files, name=name, force=force, **params)
+    [submitted] = _publish([job])
+    if submitted.error is not None:
+        raise submitted.error
+    assert submitted.result is not None  # noqa: S101  published without an error
+    return submitted.result
+
+
+def submit_many(
+    pipeline: str, batch: Iterable[Files], *, force: bool = False, **params: Any
+) -> list[Submitted]:
+    """Submit many jobs of one pipeline, publishing ten per call.
+
+    Args:
+        pipeline: name in the registry.
+        batch: the files of each job, as for `submit`.
+        force: make new jobs even of the same inputs.
+        params: parameters of every job.
+
+    Returns:
+        What became of each distinct job, in order. One that SQS refuses does not stop the others.
+
+    Raises:
+        PermanentError: a file is missing or does not fit the pipeline; nothing was published.
+        TransientError: S3 did not take an upload; nothing was published.
+    """
+    return _publish([prepare(pipeline, files, force=force, **params) for files in batch])
+
+
+def prepare(
+    pipeline: str, files: Files, *, name: str | None = None, force: bool = False, **params: Any
+) -> Job:
+    """Upload a job's files where they are local; the job, not yet published.
+
+    Raises:
+        PermanentError: a file is missing or does not fit the pipeline.
+        TransientError: S3 did not take an upload.
+    """
+    kind = find(pipeline)
+    given = {role: str(file) for role, file in _by_role(kind, files).items()}
+    _require(kind, given)
+    local = {role: Path(file) for role, file in given.items() if not file.startswith("s3://")}
+    for path in local.values():
+        if not path.is_file() or not path.stat().st_size:
+            raise PermanentError(
+                "file_missing", f"{path} is not a file with content.", "Check the path."
+            )
+    chosen = name or _name_for(kind, given)
+    if not is_name(chosen):
+        raise PermanentError(
+            "name_malformed",
+            f"{chosen!r} cannot name a job.",
+            "Use path segments that are neither empty nor dots.",
+        )
+    nonce = uuid.uuid4().hex if force else ""
+    metadata = request_metadata(params, nonce)
+    # Optional parts first: the last required one's event finds them.
+    for part in sorted(kind.roles, key=lambda role: role.required):
+        if part.name in local:
+            given[part.name] = _upload(kind, part, chosen, local[part.name], metadata).url
+    return job_from_urls(kind, given, params, name=chosen, nonce=nonce)
+
+
+def job_from_urls(
+    pipeline: Pipeline,
+    urls: Mapping[str, str],
+    params: Mapping[str, Any],
+    *,
+    name: str | None = None,
+    nonce: str = "",
+) -> Job:
+    """The job on the current versions of the objects that ``urls`` name.
+
+    Optional inputs that are not named are found as an upload's event would find them, so that
+    both make the same job.
+
+    Args:
+        pipeline: which pipeline.
+        urls: role → ``s3://`` URL.
+        params: the pipeline's parameters.
+        name: the job's name; else taken from the first required object's key.
+        nonce: text that makes a repetition a job of its own.
+
+    Raises:
+        PermanentError: a role is unknown or missing, a URL is malformed, or an object is not there.
+        TransientError: S3 did not answer.
+    """
+    _require(pipeline, urls)
+    chosen = name or _name_for(pipeline, urls)
+    bucket = parse_url(urls[_first_required(pipeline).name])[0]
+    inputs: dict[str, ObjectRef] = {}
+    try:
+        for role in pipeline.roles:
+            if role.name in urls:
+                inputs[role.name] = _existing(urls[role.name])
+            elif found := input_of(aws.s3(), bucket, pipeline, role, chosen):
+                inputs[role.name] = found.ref
+    except (ClientError, BotoCoreError) as error:
+        raise TransientError(
+            "s3_unavailable", f"Could not look for the inputs: {error}."
+        ) from error
+    return Job(pipeline.name, pipeline.version, chosen, inputs, dict(params), nonce)
+
+
+def _publish(jobs: Sequence[Job]) -> list[Submitted]:
+    from cis_tasks.app import app  # noqa: PLC0415  Celery is needed only for the results
+
+    urls = {name: aws.queue_url(find(name)) for name in {job.pipeline for job in jobs}}
+    return [
+        Submitted(p.job, None if p.error else app.AsyncResult(p.job.id), p.error)
+        for p in publish_many(aws.sqs(), urls, jobs)
+    ]
+
+
+def _by_role(pipeline: Pipeline, files: Files) -> Mapping[str, str | Path]:
+    """Role → file; a file's ending tells its role where the caller does not."""
+    if isinstance(files, Mapping):
+        return files
+    chosen: dict[str, str | Path] = {}
+    for file in files:
+        role = _role_for(pipeline, str(file))
+        if role.name in chosen:
+            raise PermanentError(
+                "role_twice",
+                f"{chosen[role.name]} and {file} are both {role.name}.",
+                "Submit them one job at a time.",
+            )
+        chosen[role.name] = file
+    return chosen
+
+
+def _role_for(pipeline: Pipeline, file: str) -> Role:
+    for role in pipeline.roles:
+        if file.lower().endswith(role.suffixes):
+            return role
+    accepted = "; ".join(f"{role.name}: {', '.join(role.suffixes)}" for role in pipeline.roles)
+    raise PermanentError(
+        "suffix_unknown",
+        f"{file} has an ending that {pipeline.name!r} does not take.",
+        f"Accepted are {accepted}.",
+    )
+
+
+def _require(pipeline: Pipeline, given: Mapping[str, str]) -> None:
+    for name in given:
+        pipeline.role(name)
+    missing = [r.name for r in pipeline.roles if r.required and not given.get(r.name)]
+    if missing:
+        raise PermanentError(
+            "input_missing",
+            f"A {pipeline.name} job needs {' and '.join(missing)} too.",
+            f"It takes {', '.join(role.name for role in pipeline.roles)}.",
+        )
+
+
+def _first_required(pipeline: Pipeline) -> Role:
+    return next(role for role in pipeline.roles if role.required)
+
+
+def _name_for(pipeline: Pipeline, given: Mapping[str, str]) -> str:
+    """The name in the first required input's key, else the stem of its file."""
+    role = _first_required(pipeline)
+    file = given[role.name]
+    if file.startswith("s3://"):
+        key = parse_url(file)[1]
+        return role.name_in(key) or PurePosixPath(key).stem
+    return Path(file).stem
+
+
+def _existing(url: str) -> ObjectRef:
+    found = stat(aws.s3(), *parse_url(url))
+    if found is None:
+        raise PermanentError("input_missing", f"There is no object {url}.", "Upload it first.")
+    return found.ref
+
+
+def _upload(
+    pipeline: Pipeline, role: Role, name: str, path: Path, metadata: Mapping[str, str]
+) -> ObjectRef:
+    """Upload one file unless the very same is there; the object's current version."""
+    if not path.name.lower().endswith(role.suffixes):
+        raise PermanentError(
+            "suffix_unknown",
+            f"{path} has an ending that the {role.name} of {pipeline.name!r} cannot have.",
+            f"Accepted are {', '.join(role.suffixes)}.",
+        )
+    suffix = next(s for s in role.suffixes if path.name.lower().endswith(s))
+    bucket, key = settings().input_bucket, role.key_for(name, suffix)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    wanted = {CONTENT_METADATA: digest, **metadata}
+    s3 = aws.s3()
+    try:
+        there = stat(s3, bucket, key)
+        if there is None or not _same(there, wanted):
+            s3.upload_file(str(path), bucket, key, ExtraArgs={"Metadata": wanted})
+            there = stat(s3, bucket, key)
+    except (ClientError, BotoCoreError, Boto3Error) as error:
+        raise TransientError(
+            "upload_failed", f"Could not upload {path} to s3://{bucket}/{key}: {error}."
+        ) from error
+    if there is None:
+        raise TransientError("upload_gone", f"s3://{bucket}/{key} went away as it was uploaded.")
+    return there.ref
+
+
+def _same(there: Found, wanted: Mapping[str, str]) -> bool:
+    keys = (CONTENT_METADATA, REQUEST_METADATA)
+    return all(there.metadata.get(key) == wanted.get(key) for key in keys)
