@@ -1,6 +1,6 @@
 """Every Celery setting, each with its reason."""
 
-from kombu import Exchange, Queue
+from kombu.entity import Exchange, Queue
 
 from cis_tasks.app import QueueUrls
 from cis_tasks.pipelines import PIPELINES
@@ -27,7 +27,8 @@ task_create_missing_queues = False  # a misspelt -Q must fail, not wait for ever
 # Nothing lost: a message goes when its effect is in S3, not before.
 task_acks_late = True
 task_reject_on_worker_lost = True  # a killed pool process gives its message back
-task_acks_on_failure_or_timeout = True  # a failure is recorded first; see cis_tasks.tasks
+task_acks_on_failure = True  # bad input: its failure is recorded first, see cis_tasks.tasks
+task_acks_on_timeout = False  # a job out of time goes back, and in the end to the dead letters
 worker_prefetch_multiplier = 1  # a GPU host hoards no work that others could do
 
 # One job at a time per process; CUDA lives in the pool's child only.

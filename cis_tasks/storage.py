@@ -90,6 +90,41 @@ def store(
     }
 
 
+def retrieve(s3: S3Client, manifest: Manifest, folder: Path) -> list[Path]:
+    """Download all files of a job, and check each against its checksum.
+
+    Args:
+        s3: client.
+        manifest: the job's manifest.
+        folder: where to; made where it does not exist.
+
+    Raises:
+        PermanentError: a file is gone or its bytes are not those that the job wrote.
+        TransientError: S3 did not answer.
+    """
+    paths = []
+    for name, output in manifest.outputs.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        versioned = output.version_id is not None
+        version = {"VersionId": output.version_id} if versioned else {}
+        gone = PermanentError(
+            "output_gone", f"s3://{manifest.bucket}/{output.key} is no longer there.", ""
+        )
+        with _explained(f"read s3://{manifest.bucket}/{output.key}", {404: gone}):
+            answer = s3.get_object(Bucket=manifest.bucket, Key=output.key, **version)  # type: ignore[arg-type]
+            body = answer["Body"].read()
+        if hashlib.sha256(body).hexdigest() != output.sha256:
+            raise PermanentError(
+                "output_changed",
+                f"s3://{manifest.bucket}/{output.key} is not what job {manifest.job_id} wrote.",
+                "Submit the job anew with force.",
+            )
+        path.write_bytes(body)
+        paths.append(path)
+    return paths
+
+
 def write_manifest(s3: S3Client, bucket: str, job: Job, manifest: Manifest) -> bool:
     """Write the job's manifest unless there is one; whoever writes it owns the effect.
 

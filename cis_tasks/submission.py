@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -69,7 +69,7 @@ def submit(
         TransientError: S3 did not take an upload.
     """
     job = prepare(pipeline, files, name=name, force=force, **params)
-    [submitted] = _publish([job])
+    [submitted] = publish_jobs([job])
     if submitted.error is not None:
         raise submitted.error
     assert submitted.result is not None  # noqa: S101  published without an error
@@ -94,13 +94,27 @@ def submit_many(
         PermanentError: a file is missing or does not fit the pipeline; nothing was published.
         TransientError: S3 did not take an upload; nothing was published.
     """
-    return _publish([prepare(pipeline, files, force=force, **params) for files in batch])
+    return publish_jobs([prepare(pipeline, files, force=force, **params) for files in batch])
 
 
 def prepare(
-    pipeline: str, files: Files, *, name: str | None = None, force: bool = False, **params: Any
+    pipeline: str,
+    files: Files,
+    *,
+    name: str | None = None,
+    force: bool = False,
+    on_bytes: Callable[[int], None] = lambda _: None,
+    **params: Any,
 ) -> Job:
     """Upload a job's files where they are local; the job, not yet published.
+
+    Args:
+        pipeline: name in the registry.
+        files: role → path or URL, or the paths alone.
+        name: the job's name; else the stem of its first required file.
+        force: make a new job even of the same inputs.
+        on_bytes: told of every further number of bytes that was uploaded.
+        params: the pipeline's parameters.
 
     Raises:
         PermanentError: a file is missing or does not fit the pipeline.
@@ -127,8 +141,23 @@ def prepare(
     # Optional parts first: the last required one's event finds them.
     for part in sorted(kind.roles, key=lambda role: role.required):
         if part.name in local:
-            given[part.name] = _upload(kind, part, chosen, local[part.name], metadata).url
+            given[part.name] = _upload(part, chosen, local[part.name], metadata, on_bytes).url
     return job_from_urls(kind, given, params, name=chosen, nonce=nonce)
+
+
+def publish_jobs(jobs: Sequence[Job]) -> list[Submitted]:
+    """Publish prepared jobs, ten per call.
+
+    Raises:
+        SettingsError: the queue of a job's pipeline was not found.
+    """
+    from cis_tasks.tasks import app  # noqa: PLC0415  Celery is needed only for the results
+
+    urls = {name: aws.queue_url(find(name)) for name in {job.pipeline for job in jobs}}
+    return [
+        Submitted(p.job, None if p.error else app.AsyncResult(p.job.id), p.error)
+        for p in publish_many(aws.sqs(), urls, jobs)
+    ]
 
 
 def job_from_urls(
@@ -170,16 +199,6 @@ def job_from_urls(
             "s3_unavailable", f"Could not look for the inputs: {error}."
         ) from error
     return Job(pipeline.name, pipeline.version, chosen, inputs, dict(params), nonce)
-
-
-def _publish(jobs: Sequence[Job]) -> list[Submitted]:
-    from cis_tasks.app import app  # noqa: PLC0415  Celery is needed only for the results
-
-    urls = {name: aws.queue_url(find(name)) for name in {job.pipeline for job in jobs}}
-    return [
-        Submitted(p.job, None if p.error else app.AsyncResult(p.job.id), p.error)
-        for p in publish_many(aws.sqs(), urls, jobs)
-    ]
 
 
 def _by_role(pipeline: Pipeline, files: Files) -> Mapping[str, str | Path]:
@@ -245,13 +264,17 @@ def _existing(url: str) -> ObjectRef:
 
 
 def _upload(
-    pipeline: Pipeline, role: Role, name: str, path: Path, metadata: Mapping[str, str]
+    role: Role,
+    name: str,
+    path: Path,
+    metadata: Mapping[str, str],
+    on_bytes: Callable[[int], None],
 ) -> ObjectRef:
     """Upload one file unless the very same is there; the object's current version."""
     if not path.name.lower().endswith(role.suffixes):
         raise PermanentError(
             "suffix_unknown",
-            f"{path} has an ending that the {role.name} of {pipeline.name!r} cannot have.",
+            f"{path} has an ending that {role.name} cannot have.",
             f"Accepted are {', '.join(role.suffixes)}.",
         )
     suffix = next(s for s in role.suffixes if path.name.lower().endswith(s))
@@ -263,7 +286,8 @@ def _upload(
     try:
         there = stat(s3, bucket, key)
         if there is None or not _same(there, wanted):
-            s3.upload_file(str(path), bucket, key, ExtraArgs={"Metadata": wanted})
+            extra = {"Metadata": wanted}
+            s3.upload_file(str(path), bucket, key, ExtraArgs=extra, Callback=on_bytes)
             there = stat(s3, bucket, key)
     except (ClientError, BotoCoreError, Boto3Error) as error:
         raise TransientError(

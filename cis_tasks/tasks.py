@@ -14,6 +14,7 @@ from celery.utils.time import get_exponential_backoff_interval
 
 from cis_tasks import aws
 from cis_tasks.app import app
+from cis_tasks.broker.deliveries import receive_count
 from cis_tasks.errors import JobError, PermanentError, TransientError
 from cis_tasks.execution import Attempt, execute
 from cis_tasks.jobs import Job, Progress, no_progress
@@ -137,7 +138,7 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no types
     def _attempt(self) -> Attempt:
         request = self.request
         return Attempt(
-            number=(request.retries or 0) + 1,
+            number=(request.retries or 0) + receive_count(request),
             worker=request.hostname or "local",
             scratch=settings().scratch,
         )

@@ -11,7 +11,7 @@ import json
 import os
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
@@ -136,14 +136,10 @@ def _queue_urls() -> dict[str, str]:
 
 @functools.cache
 def _s3() -> S3Client:
-    return _client("s3")
+    """Made once per execution environment and kept between invocations."""
+    return cast("S3Client", boto3.client("s3"))
 
 
 @functools.cache
 def _sqs() -> SQSClient:
-    return _client("sqs")
-
-
-def _client(service: Any) -> Any:
-    """A client, made once per execution environment and kept between invocations."""
-    return boto3.client(service)
+    return cast("SQSClient", boto3.client("sqs"))

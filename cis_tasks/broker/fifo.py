@@ -6,10 +6,12 @@ time work however many there are, and gives each a random deduplication id.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 from celery import current_task, signals
+from kombu.utils.json import dumps
 
 
 def install() -> None:
@@ -18,6 +20,7 @@ def install() -> None:
 
 
 def set_ids(
+    body: object = None,
     headers: Mapping[str, Any] | None = None,
     properties: dict[str, Any] | None = None,
     **_: object,
@@ -26,7 +29,9 @@ def set_ids(
 
     The group is the caller's own, else, for a retry, that of the attempt before, else the task
     id. The deduplication id is one per attempt, so that SQS's five-minute window swallows a
-    message published twice and never a retry.
+    message published twice and never a retry. A message that something follows (a link, the next
+    of a chain, a chord's body) is another message than one without: swallowing it would lose
+    what follows.
     """
     if properties is None or not headers or "id" not in headers:
         return
@@ -34,7 +39,15 @@ def set_ids(
     if not properties.get("MessageGroupId"):
         properties["MessageGroupId"] = _group_of_attempt_before(task_id, retries) or task_id
     if retries or not properties.get("MessageDeduplicationId"):
-        properties["MessageDeduplicationId"] = f"{task_id}:{retries}"
+        properties["MessageDeduplicationId"] = f"{task_id}:{retries}{_continuation(body)}"
+
+
+def _continuation(body: object) -> str:
+    """A mark of what follows the task, empty where nothing does; protocol 2 has it in the body."""
+    follows = body[2] if isinstance(body, (tuple, list)) and len(body) == 3 else None
+    if not isinstance(follows, Mapping) or not any(follows.values()):
+        return ""
+    return ":" + hashlib.sha256(dumps(follows, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _group_of_attempt_before(task_id: str, retries: int) -> str | None:

@@ -1,0 +1,162 @@
+"""An AWS for tests: one embedded emulator for the session, a stack of its own for each test.
+
+Fixtures, found by pytest through ``tests/conftest.py`` without an import:
+
+``emulator`` (session)
+    The running `cis_tasks.local.emulator.Emulator`. Most tests want ``cloud`` instead.
+
+``cloud`` (function)
+    A `cis_tasks.local.cloud.Cloud` on it: the real template and Lambda zip, with buckets, queues
+    and roles of unique names (0.1 s). This process's environment leads to it for the time of the
+    test, so ``boto3.client("s3")``, ``cis_tasks.submit(...)`` and ``subprocess`` just work:
+
+        def test_upload_makes_a_job(cloud):
+            s3 = boto3.client("s3")
+            s3.put_object(Bucket=cloud.stack.input_bucket, Key="sensor_data/a.csv", Body=b"...")
+            s3.put_object(Bucket=cloud.stack.input_bucket, Key="video_footage/a.mp4", Body=b"...")
+            eventually(lambda: cloud.queue_counts()["spine"].waiting == 1)
+
+    It has no worker; ``cloud.add_workers(1, "spine")`` starts real ones, waits until they take
+    jobs and returns them (``.pid``, ``.log``, ``.state``, ``.stop()``, ``.kill()``). They end
+    with the test. Logs are in ``cloud.state``.
+
+``cloud_of_module`` (module)
+    The same for all tests of a file, for those that need no fresh one.
+
+``make_cloud`` (session)
+    ``with make_cloud() as cloud:`` where a test needs several; takes the template's parameters:
+    ``make_cloud({"VisibilityTimeoutSeconds": "30"})``.
+
+Helpers: ``from support.cloud import eventually, gone``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import kombu.pools
+import pytest
+
+from cis_tasks.local.cloud import Cloud, start
+from cis_tasks.local.emulator import Emulator
+from cis_tasks.local.stack import Names
+
+Seen = TypeVar("Seen")
+MakeCloud = Callable[..., AbstractContextManager[Cloud]]
+
+OURS = ("AWS_", "CIS_")
+PACKAGES = ("cis_tasks", "lambda_trigger", "scaling")
+
+
+def eventually(look: Callable[[], Seen], timeout_s: float = 60.0, every_s: float = 0.1) -> Seen:
+    """Call ``look`` until it gives something true, and return that; fail after ``timeout_s``."""
+    deadline = time.monotonic() + timeout_s
+    while not (seen := look()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {timeout_s:.0f} s; last seen: {seen!r}", pytrace=True)
+        time.sleep(every_s)
+    return seen
+
+
+def gone(pid: int) -> bool:
+    """Whether the process has ended; one that nobody has reaped yet counts as ended."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state in {"Z", "X"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_outside_aws() -> Iterator[None]:
+    """Keep the credentials, endpoints and settings of whoever runs the tests out of them."""
+    with environment({}):
+        os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+        os.environ["AWS_CONFIG_FILE"] = os.devnull
+        os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
+        yield
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    with Emulator(tmp_path_factory.mktemp("emulator")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def make_cloud(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> MakeCloud:
+    @contextmanager
+    def make(parameters: Mapping[str, str] | None = None, *, workers: int = 0) -> Iterator[Cloud]:
+        suffix = uuid.uuid4().hex[:10]
+        with ExitStack() as down:
+            down.enter_context(environment(emulator.environment))
+            cloud = down.enter_context(
+                start(
+                    state=tmp_path_factory.mktemp(f"cloud-{suffix}"),
+                    names=Names.unique(suffix),
+                    parameters=parameters,
+                    workers=workers,
+                )
+            )
+            os.environ.update(cloud.environment)
+            forget()
+            down.callback(forget)
+            yield cloud
+            for worker in cloud.workers:
+                worker.kill()  # a test that cares how they end has ended them
+
+    return make
+
+
+@pytest.fixture
+def cloud(make_cloud: MakeCloud) -> Iterator[Cloud]:
+    with make_cloud() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def cloud_of_module(make_cloud: MakeCloud) -> Iterator[Cloud]:
+    with make_cloud() as made:
+        yield made
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Within the block, this process has ``variables`` and no others of AWS's or ours."""
+    before = {name: value for name, value in os.environ.items() if name.startswith(OURS)}
+    _replace(variables)
+    try:
+        yield
+    finally:
+        _replace(before)
+
+
+def forget() -> None:
+    """Make this process read its settings anew: drop what our modules and Celery's app keep."""
+    modules = [m for name, m in sys.modules.items() if name.split(".")[0] in PACKAGES]
+    for module in modules:
+        for value in list(vars(module).values()):
+            clear = getattr(value, "cache_clear", None)
+            if callable(clear):
+                clear()
+    application = sys.modules.get("cis_tasks.app")
+    if application is not None:
+        app = application.app
+        app._after_fork()  # its connections, as in a new process
+        kombu.pools.reset()
+        app._backend_cache = app._local.backend = None
+        if app.configured:
+            app.conf.s3_bucket = os.environ.get("CIS_OUTPUT_BUCKET", "")
+
+
+def _replace(variables: Mapping[str, str]) -> None:
+    for name in [name for name in os.environ if name.startswith(OURS)]:
+        del os.environ[name]
+    os.environ.update(variables)
