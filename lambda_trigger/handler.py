@@ -13,8 +13,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-import boto3
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.session import Session, get_session
 
 from cis_tasks.errors import JobError
 from cis_tasks.jobs import Job
@@ -137,9 +137,15 @@ def _queue_urls() -> dict[str, str]:
 @functools.cache
 def _s3() -> S3Client:
     """Made once per execution environment and kept between invocations."""
-    return cast("S3Client", boto3.client("s3"))
+    return cast("S3Client", _session().create_client("s3"))
 
 
 @functools.cache
 def _sqs() -> SQSClient:
-    return cast("SQSClient", boto3.client("sqs"))
+    return cast("SQSClient", _session().create_client("sqs"))
+
+
+@functools.cache
+def _session() -> Session:
+    """Without boto3 around it, whose s3transfer every cold start would import for nothing."""
+    return get_session()
