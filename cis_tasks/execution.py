@@ -107,19 +107,21 @@ def _attempt(s3: S3Client, bucket: str, job: Job, attempt: Attempt, progress: Pr
     outputs: dict[str, Output] = {}
     uploaded: list[datetime] = []
     pipeline_version = job.pipeline_version
-    try:
-        pipeline = find(job.pipeline)
-        pipeline_version = pipeline.version
-        with tempfile.TemporaryDirectory(prefix="cis-", dir=attempt.scratch) as folder:
+    with tempfile.TemporaryDirectory(prefix="cis-", dir=attempt.scratch) as folder:
+        out = Path(folder, "out")
+        out.mkdir()
+        try:
+            pipeline = find(job.pipeline)
+            pipeline_version = pipeline.version
             watch("fetch")
             inputs = _fetch(s3, pipeline, job, Path(folder), uploaded)
-            out = Path(folder, "out")
-            out.mkdir()
             outcome = pipeline.load()(inputs, out, job.params, watch)
-            watch("store")
-            outputs = storage.store(s3, bucket, job, out, outcome.files)
-    except PermanentError as error:
-        failure, outcome = Failure(code=error.code, message=error.message, hint=error.hint), None
+        except PermanentError as error:
+            failure = Failure(code=error.code, message=error.message, hint=error.hint)
+        watch("store")
+        # A run that failed may have left files that show why.
+        files = outcome.files if outcome else sorted(p for p in out.rglob("*") if p.is_file())
+        outputs = storage.store(s3, bucket, job, out, files)
     watch.stop()
     return Manifest(
         job_id=job.id,

@@ -12,13 +12,14 @@ from typing import Any, Literal
 from botocore.exceptions import BotoCoreError, ClientError
 from celery import states
 
+import cis_tasks.tasks  # noqa: F401  its error types, so that failures come back typed
 from cis_tasks import aws, storage
+from cis_tasks.app import app
 from cis_tasks.errors import PermanentError, TransientError
 from cis_tasks.jobs import LATEST, MANIFEST, Job
 from cis_tasks.manifest import Manifest
 from cis_tasks.pipelines import PIPELINES
 from cis_tasks.settings import settings
-from cis_tasks.tasks import app  # with its error types, so that failures come back typed
 
 JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 

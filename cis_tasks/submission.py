@@ -151,7 +151,8 @@ def publish_jobs(jobs: Sequence[Job]) -> list[Submitted]:
     Raises:
         SettingsError: the queue of a job's pipeline was not found.
     """
-    from cis_tasks.tasks import app  # noqa: PLC0415  Celery is needed only for the results
+    import cis_tasks.tasks  # noqa: F401, PLC0415  its error types, for the results
+    from cis_tasks.app import app  # noqa: PLC0415  Celery is needed only for the results
 
     urls = {name: aws.queue_url(find(name)) for name in {job.pipeline for job in jobs}}
     return [

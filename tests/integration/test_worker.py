@@ -244,6 +244,7 @@ def test_bad_input_is_a_failed_manifest_at_once_and_blocks_nobody(
         "message": "The script is bad.",
         "hint": "Write a good one.",
     }
+    assert list(failed["outputs"]) == ["why.txt"]
     assert succeeded["status"] == "succeeded"
     eventually(lambda: drained(cloud))
     assert bad.runs == 1

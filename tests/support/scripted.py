@@ -36,6 +36,7 @@ def run(
     progress("obey", 0.5)
     time.sleep(script.get("sleep_s", 0))
     if script.get("bad"):
+        (out / "why.txt").write_text("because\n")
         raise PermanentError("script_bad", "The script is bad.", "Write a good one.")
     if runs <= script.get("fail", 0):
         raise ConnectionError(f"run {runs} was to fail")
