@@ -163,8 +163,8 @@ def _check(session: str, duration_s: float, width: int, height: int, fps: int) -
         wrong = f"{session!r} cannot name a session"
     elif not SHORTEST_S <= duration_s <= LONGEST_S:
         wrong = f"{duration_s:g} s is not between {SHORTEST_S:g} s and {LONGEST_S:g} s"
-    elif min(width, height) < 240 or max(width, height) > 4096 or width % 2 or height % 2:
-        wrong = f"{width} × {height} pixels is not an even size between 240 and 4096"
+    elif min(width, height) < 240 or max(width, height) > 4096 or width % 4 or height % 4:
+        wrong = f"{width} × {height} pixels is not between 240 and 4096 in steps of 4"
     elif not 5 <= fps <= 240:
         wrong = f"{fps} frames per second is not between 5 and 240"
     if wrong:

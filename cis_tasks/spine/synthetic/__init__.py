@@ -1,0 +1,1 @@
+"""A made-up person: how the spine moves, what the sensors on it measure, what a camera sees."""
