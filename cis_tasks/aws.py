@@ -60,7 +60,7 @@ def queue_url(pipeline: Pipeline) -> str:
         raise SettingsError(
             f"The queue {pipeline.queue} of the pipeline {pipeline.name!r} was not found: {error}. "
             f"Set {pipeline.queue_variable} to the URL of its queue, "
-            "or AWS_ENDPOINT_URL, AWS_REGION and the credentials to where it is."
+            "or AWS_ENDPOINT_URL, AWS_DEFAULT_REGION and the credentials to where it is."
         ) from error
 
 
@@ -69,4 +69,4 @@ def _client(service: str, pid: int) -> object:  # noqa: ARG001  a forked child n
     try:
         return boto3.client(service, config=CONFIG)
     except NoRegionError as error:
-        raise SettingsError("No AWS region is configured: set AWS_REGION.") from error
+        raise SettingsError("No AWS region is configured: set AWS_DEFAULT_REGION.") from error

@@ -81,8 +81,6 @@ def follow(job_id: str, timeout_s: float | None = None, *, quiet: bool = False) 
         while True:
             where = locate(job_id)
             if where.ended:
-                for stage in where.manifest.timings_s if where.manifest else ():
-                    bars(stage)
                 bars.fill()
                 return where
             bars(WAITING.get(where.phase) or where.stage, where.fraction)
@@ -115,12 +113,16 @@ def show_manifest(manifest: Manifest) -> None:
         table.add_row("model", escape(f"{manifest.model.name} {manifest.model.version}"))
     table.add_row("attempt", f"{manifest.attempt} on {escape(manifest.worker)}")
     table.add_row("ended", f"{manifest.finished_at:%Y-%m-%d %H:%M:%S} UTC")
-    stages = ", ".join(f"{escape(k)} {v:.1f} s" for k, v in manifest.timings_s.items())
-    table.add_row("stages", stages)
+    table.add_row("stages", stage_seconds(manifest))
     for name, output in manifest.outputs.items():
         table.add_row("file", f"{escape(name)}  [dim]{output.size:,} bytes[/]")
     table.add_row("manifest", escape(manifest.url))
     console.print(table)
+
+
+def stage_seconds(manifest: Manifest) -> str:
+    """The job's stages, each with its seconds."""
+    return ", ".join(f"{escape(k)} {v:.1f} s" for k, v in manifest.timings_s.items())
 
 
 def show_recent(manifests: Iterable[Manifest]) -> None:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cis_tasks import aws
-from cis_tasks.console import console, follow, show, stages
+from cis_tasks.console import console, follow, show, stage_seconds, stages
 from cis_tasks.errors import CisError
 from cis_tasks.jobs import Job
 from cis_tasks.join import find_job
@@ -102,9 +102,10 @@ def _answer(sample: Sample, manifest: Manifest, folder: Path) -> bool:
     console.print(_sensors(errors))
     console.print(
         f"time offset {1e3 * manifest.result['time_offset_s']:.2f} ms "
-        f"(error {errors.offset_ms:+.2f} ms)   worker {sum(manifest.timings_s.values()):.1f} s",
+        f"(error {errors.offset_ms:+.2f} ms)",
         highlight=False,
     )
+    console.print(f"stages: {stage_seconds(manifest)}", highlight=False)
     good = _within(errors)
     if not good:
         console.print(
