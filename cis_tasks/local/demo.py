@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cis_tasks import aws
-from cis_tasks.console import console, follow, show, stage_seconds, stages
+from cis_tasks.console import console, show, stage_seconds, stages
 from cis_tasks.errors import CisError
 from cis_tasks.jobs import Job
 from cis_tasks.join import find_job
@@ -47,6 +47,8 @@ def run(state: Path) -> bool:
     console.rule("2  The laptop cloud: embedded AWS, the stack, a worker")
     with start(state=state / "cloud", workers=1, tell=_tell) as cloud:
         os.environ.update(cloud.environment)
+        from cis_tasks.following import follow  # noqa: PLC0415  reads the settings just made
+
         console.rule("3  Two uploads; everything after them happens by itself")
         _upload(sample, cloud)
         job = _job(cloud)

@@ -52,6 +52,11 @@ Seen = TypeVar("Seen")
 MakeCloud = Callable[..., AbstractContextManager[Cloud]]
 
 OURS = ("AWS_", "CIS_")
+NO_CONFIGURATION = {
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+}
 PACKAGES = ("cis_tasks", "lambda_trigger", "scaling")
 
 
@@ -78,9 +83,6 @@ def gone(pid: int) -> bool:
 def _no_outside_aws() -> Iterator[None]:
     """Keep the credentials, endpoints and settings of whoever runs the tests out of them."""
     with environment({}):
-        os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
-        os.environ["AWS_CONFIG_FILE"] = os.devnull
-        os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
         yield
 
 
@@ -129,9 +131,9 @@ def cloud_of_module(make_cloud: MakeCloud) -> Iterator[Cloud]:
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Within the block, this process has ``variables`` and no others of AWS's or ours."""
+    """Within the block, this process has ``variables`` and nothing else of AWS's or ours."""
     before = {name: value for name, value in os.environ.items() if name.startswith(OURS)}
-    _replace(variables)
+    _replace({**NO_CONFIGURATION, **variables})
     try:
         yield
     finally:

@@ -1,0 +1,1 @@
+"""The laptop cloud: an embedded AWS, the real stack on it, and real worker processes."""
