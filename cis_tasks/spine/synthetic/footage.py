@@ -26,7 +26,7 @@ BORDER = 10 / 8  # whole tag with its margin over the black square
 ASIDE_DEG = 30.0
 SHUTTER_S = 0.005
 SUB_EXPOSURES = 5
-NOISE_SD = 2.5  # grey levels
+NOISE_SD = 4.0  # grey levels
 LENS_BLUR_PX = 0.7
 SUPERSAMPLING = 2
 TEXTURE_CELL_PX = 16
@@ -46,8 +46,6 @@ OUTLINE = (
 SKIN_YUV = (158, 113, 146)
 STRAP_YUV = (52, 131, 126)
 STRAP_HALF_M = 0.014
-BACK_M = 0.04  # the outline behind the vertebra's centre
-STRAP_WIDTHS_M = (0.154, 0.128, 0.134, 0.168)  # half the straps' lengths
 
 
 @dataclass(frozen=True)
@@ -105,11 +103,11 @@ def draw_camera(rng: np.random.Generator, width: int, height: int) -> Camera:
     """
     focal = 1040.0 * min(width / 1280, height / 720)
     matrix = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]])
-    behind = np.diag([1.0, -1.0, -1.0])
+    behind = np.array([[0.0, 0.0, 1.0], [0.0, -1.0, 0.0], [1.0, 0.0, 0.0]])
     tilt = Rotation.from_rotvec(np.radians(rng.uniform(-2.5, 2.5, 3))).as_matrix()
     aside = Rotation.from_euler("y", ASIDE_DEG, degrees=True).as_matrix()
     R_camera_world = tilt @ behind @ aside
-    target = np.array([0.0, 0.205, 0.04]) + rng.uniform(-0.01, 0.01, 3)
+    target = np.array([-0.04, 0.205, 0.0]) + rng.uniform(-0.01, 0.01, 3)
     return Camera(matrix, R_camera_world, target - 0.84 * R_camera_world[2], width, height)
 
 
@@ -157,7 +155,7 @@ def film(
         stream.width, stream.height = scene.camera.width, scene.camera.height
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": "20", "preset": "veryfast"}
-        stream.codec_context.thread_count = 2  # fixed: the bitstream depends on it
+        stream.codec_context.thread_count = 1  # with more, the same frames give other bytes
         for index in range(frames):
             picture = painter.paint(bodies[index], borders[:, index])
             frame = av.VideoFrame.from_ndarray(picture, format="yuv420p")
@@ -176,22 +174,23 @@ class _Body:
 
 def _body_outlines(scene: Scene, times_s: Array) -> list[_Body]:
     orientations, origins = scene.motion.poses(times_s)
+    back = -0.7 * 0.06
     sides = []
     for side in (-1.0, 1.0):
         stations = [
-            origins[segment] + orientations[segment] @ np.array([side * half, height, BACK_M])
+            origins[segment] + orientations[segment] @ np.array([back, height, side * half])
             for segment, height, half in OUTLINE
         ]
         points = scene.camera.project(np.stack(stations, axis=1))
         knots = np.arange(len(OUTLINE))
         sides.append(CubicSpline(knots, points, axis=1)(np.linspace(0, knots[-1], 60)))
     skin = np.concatenate([sides[0], sides[1][:, ::-1]], axis=1)
+    widths = (0.158, 0.132, 0.138, 0.172)
     straps = []
     for index in range(len(scene.mounts)):
-        half = STRAP_WIDTHS_M[index]
-        high = STRAP_HALF_M
-        box = np.array([[-half, high], [half, high], [half, -high], [-half, -high]])
-        box = np.column_stack([box, np.full(4, BACK_M)])
+        half = widths[index] - 0.004
+        box = np.array([[back, y, z] for y, z in ((1, -half), (1, half), (-1, half), (-1, -half))])
+        box[:, 1] *= STRAP_HALF_M
         around = np.einsum("nij,kj->nki", orientations[index], box)
         straps.append(scene.camera.project(origins[index][:, None] + around))
     return [_Body(skin[k], np.stack([s[k] for s in straps])) for k in range(len(times_s))]
