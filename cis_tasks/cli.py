@@ -188,7 +188,8 @@ def main() -> None:
 
 
 def _wait(job_id: str, timeout_s: float | None, as_json: bool) -> None:
-    from cis_tasks.console import console, follow, show
+    from cis_tasks.console import console, show
+    from cis_tasks.following import follow
 
     if not as_json:
         console.print(f"job {job_id}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -20,12 +20,12 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from cis_tasks.lookup import Whereabouts, locate
 from cis_tasks.manifest import Manifest
 from scaling.backlog import Backlog
 
-POLL_S = 0.5
-WAITING = {"unknown": "wait", "retrying": "retry"}
+if TYPE_CHECKING:
+    from cis_tasks.lookup import Whereabouts
+
 STYLES = {"succeeded": "green", "failed": "red", "given up": "red", "retrying": "yellow"}
 
 console = Console()
@@ -72,21 +72,6 @@ def uploading(total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=errors, transient=True) as progress:
         bar = progress.add_task("upload", total=total)
         yield lambda more: progress.update(bar, advance=more)
-
-
-def follow(job_id: str, timeout_s: float | None = None, *, quiet: bool = False) -> Whereabouts:
-    """Show a job's stages until it has ended or the time is over; where it is then."""
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    with stages(quiet=quiet) as bars:
-        while True:
-            where = locate(job_id)
-            if where.ended:
-                bars.fill()
-                return where
-            bars(WAITING.get(where.phase) or where.stage, where.fraction)
-            if deadline is not None and time.monotonic() > deadline:
-                return where
-            time.sleep(POLL_S)
 
 
 def show(where: Whereabouts) -> None:
