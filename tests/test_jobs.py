@@ -19,7 +19,11 @@ JOB = Job("spine", "1", "a", {"sensor_data": SENSOR, "video_footage": VIDEO}, {"
 text = st.text(min_size=1, max_size=30)
 refs = st.builds(ObjectRef, text, text, text, st.booleans())
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=10,
 )

@@ -16,6 +16,7 @@ from cis_tasks.local.emulator import Emulator
 from cis_tasks.local.stack import Deployer, Names, Stack, client
 from cis_tasks.local.workers import State, Worker, stop_all
 from cis_tasks.pipelines import PIPELINES, find
+from scaling.backlog import read_backlog
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.client import SQSClient
@@ -89,9 +90,9 @@ class Cloud:
         sqs = cast("SQSClient", self.client("sqs"))
         counts = {}
         for pipeline, url in self.stack.queue_urls.items():
-            waiting, running = _count(sqs, url)
-            dead, _ = _count(sqs, self.stack.dead_letter_urls[pipeline])
-            counts[pipeline] = QueueCounts(waiting=waiting, running=running, dead=dead)
+            jobs = read_backlog(sqs, url)
+            dead = read_backlog(sqs, self.stack.dead_letter_urls[pipeline]).visible
+            counts[pipeline] = QueueCounts(jobs.visible, jobs.in_flight, dead)
         return counts
 
     def worker_states(self) -> dict[str, State]:
@@ -182,12 +183,3 @@ def _take_workers_down(cloud: Cloud) -> None:
     if running:
         cloud.tell(f"stopping {len(running)} worker{'s' if len(running) > 1 else ''}")
     stop_all(cloud.workers)
-
-
-def _count(sqs: SQSClient, url: str) -> tuple[int, int]:
-    found = sqs.get_queue_attributes(
-        QueueUrl=url,
-        AttributeNames=["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"],
-    )["Attributes"]
-    visible = int(found["ApproximateNumberOfMessages"])
-    return visible, int(found["ApproximateNumberOfMessagesNotVisible"])

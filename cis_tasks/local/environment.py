@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -87,8 +88,12 @@ def of_worker(base: Mapping[str, str], cloud: Mapping[str, str], workers: int) -
 
 
 def write_script(environment: Mapping[str, str], file: Path) -> None:
-    """Write ``environment`` for a shell to read with ``.``; for its owner alone."""
+    """Write ``environment`` for a shell to read with ``.``; for its owner alone.
+
+    The shell finds ``cis``, ``aws`` and ``celery`` besides: those of this installation.
+    """
     text = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
+    text += f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"\n'
     file.unlink(missing_ok=True)
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
         out.write(text)

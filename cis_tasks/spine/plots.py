@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from itertools import pairwise
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import matplotlib as mpl
 import numpy as np
@@ -170,7 +170,8 @@ def _render(draw: Callable[[Figure], None], size_in: tuple[float, float]) -> Mar
         figure = Figure(figsize=size_in)
         draw(figure)
         file = BytesIO()
-        FigureCanvasSVG(figure).print_svg(file, metadata=dict.fromkeys(("Date", "Creator")))
+        unsigned = dict.fromkeys(("Date", "Creator"))
+        FigureCanvasSVG(figure).print_figure(file, format="svg", metadata=unsigned)
     return _inline(file.getvalue())
 
 
@@ -179,25 +180,25 @@ def _settings() -> Iterator[None]:
     """Matplotlib as it comes, whatever the machine's own configuration, and as we want it."""
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update(_SETTINGS)
+        mpl.rcParams.update(_SETTINGS)  # type: ignore[arg-type]
         yield
 
 
 def _inline(document: bytes) -> Markup:
     """An SVG file as part of a page: no namespaces, no ids that other figures have too."""
-    root = ElementTree.fromstring(document)  # noqa: S314 made by matplotlib just now
+    root = ET.fromstring(document)  # noqa: S314 made by matplotlib just now
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag.endswith(("}metadata", "}style")):
                 parent.remove(child)
-    text = ElementTree.tostring(_bare(root), encoding="unicode")
+    text = ET.tostring(_bare(root), encoding="unicode")
     used = set(re.findall(r"#([\w-]+)", text))
     return Markup(
         re.sub(r' id="([^"]+)"', lambda match: match[0] if match[1] in used else "", text)
     )
 
 
-def _bare(root: ElementTree.Element) -> ElementTree.Element:
+def _bare(root: ET.Element) -> ET.Element:
     for node in root.iter():
         node.tag = node.tag.rpartition("}")[2]
         attributes = {key.rpartition("}")[2]: value for key, value in node.attrib.items()}
@@ -235,9 +236,9 @@ def _telling(values: Floats) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
     kept: list[int] = []
     for a, b in pairwise(_edges(len(values), POINTS // 2)):
         part = values[a:b]
-        ends = {a}
+        ends: set[int] = {int(a)}
         if np.isfinite(part).any():
-            ends = {a + int(np.nanargmin(part)), a + int(np.nanargmax(part))}
+            ends = {int(a + np.nanargmin(part)), int(a + np.nanargmax(part))}
         kept.extend(sorted(ends))
     return np.array(kept)
 

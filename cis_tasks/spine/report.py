@@ -39,13 +39,19 @@ SHARES = frozenset({"video_and_sensors_disagree", "recording_partial", "tag_seld
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 LIMITS = (
-    "The tags and sensors sit on the skin. The angles are those between patches of skin over the "
-    "spine, not between vertebrae; skin moves over bone, and no image of the bone was used.",
+    (
+        "The tags and sensors sit on the skin. The angles are those between patches of skin over "
+        "the spine, not between vertebrae; skin moves over bone, and no image of the bone was used."
+    ),
     "The angles are not Cobb angles, and cannot be read as such.",
-    "This report is a measurement, not a diagnosis. What it means for a person is for a clinician "
-    "to say, who knows the person and how the recording was made.",
-    "The ±95 % bands hold the noise of the measurement alone: not the movement of the skin, nor "
-    "how exactly the tags were stuck on.",
+    (
+        "This report is a measurement, not a diagnosis. What it means for a person is for a "
+        "clinician to say, who knows the person and how the recording was made."
+    ),
+    (
+        "The ±95 % bands hold the noise of the measurement alone: not the movement of the skin, "
+        "nor how exactly the tags were stuck on."
+    ),
 )
 METHOD = (
     "Each segment of the spine carries a motion sensor (IMU) with a printed AprilTag; a calibrated "
@@ -157,8 +163,10 @@ def _facts(calibration: Calibration) -> Markup:
         ("Camera and sensors differ by", f"{_number(_median(np.rad2deg(residual)), '.2f')}°"),
         (
             "Clock offset",
-            f"{_number(sync.offset_mid_s, '.4f')} s "
-            f"± {_number(NORMAL_95 * sync.offset_sd_s * 1e3, '.2g')} ms",
+            (
+                f"{_number(sync.offset_mid_s, '.4f')} s "
+                f"± {_number(NORMAL_95 * sync.offset_sd_s * 1e3, '.2g')} ms"
+            ),
         ),
     ]
     pairs = [element("div", element("dt", term), element("dd", fact)) for term, fact in facts]
@@ -176,8 +184,8 @@ def _story(calibration: Calibration) -> list[str]:
         f"{_count(len(sensors), 'sensor')} on ", segments, " from ",
         name(calibration.sensors_file or "the recording"), " matched to ",
         f"{video.frames} frames of ", name(video.file),
-        f" ({video.width} × {video.height} pixels, {_number(video.frame_rate_hz, '.3g')} per "
-        "second).",
+        (f" ({video.width} × {video.height} pixels, {_number(video.frame_rate_hz, '.3g')} per "
+        "second)."),
     ]  # fmt: skip
     if video.damaged_frames:
         told.append(f" {_count(video.damaged_frames, 'frame')} could not be decoded.")
@@ -381,14 +389,14 @@ def _thumbnail(shown: Thumbnail, segments: dict[int, str]) -> Markup:
 
 
 def _outline(tag: int, corners: Floats, height: int) -> Markup:
-    x, y = (float(value) for value in corners.mean(0))
+    middle = float(corners[:, 0].mean())
     below = float(corners[:, 1].max()) + 15
     line = below if below < height - 3 else float(corners[:, 1].min()) - 5
     points = " ".join(f"{px:.1f},{py:.1f}" for px, py in corners)
     return join(
         element("polygon", points=points),
         element("circle", cx=f"{corners[0, 0]:.1f}", cy=f"{corners[0, 1]:.1f}", r="3"),
-        element("text", str(tag), x=f"{x:.1f}", y=f"{line:.1f}"),
+        element("text", str(tag), x=f"{middle:.1f}", y=f"{line:.1f}"),
     )
 
 
@@ -401,8 +409,8 @@ def _sensors(calibration: Calibration) -> Markup:
     return _section(
         "sensors",
         "Sensors",
-        element("p", "What was calibrated, sensor by sensor, from the lowest segment upwards. SD is "
-                "a standard deviation as the fit gives it."),
+        element("p", "What was calibrated, sensor by sensor, from the lowest segment upwards. SD "
+                "is a standard deviation as the fit gives it."),
         _table(titles, rows, class_="cards"),
     )  # fmt: skip
 
@@ -415,8 +423,10 @@ def _sensor(sensor: SensorCalibration) -> tuple[str, ...]:
         str(sensor.tag),
         _share(sensor.coverage),
         f"{_number(sensor.tag_px, '.0f')} px",
-        f"{', '.join(_number(float(b), '.3f') for b in bias)} "
-        f"(SD {_number(float(sd.max()), '.3f')})",
+        (
+            f"{', '.join(_number(float(b), '.3f') for b in bias)} "
+            f"(SD {_number(float(sd.max()), '.3f')})"
+        ),
         _mounting(sensor.R_sensor_tag),
         f"{_number(math.degrees(sensor.mounting_sd_rad), '.2f')}°",
         f"{_number(sensor.reprojection_px, '.2f')} px",
@@ -445,25 +455,63 @@ def _limits() -> Markup:
 
 def _method(calibration: Calibration) -> Markup:
     terms = (
-        ("Flexion", "turning about the lower segment's axis to the right; bending forwards is "
-         "positive, backwards negative."),
-        ("Lateral bending", "turning about the axis to the front that is square to the other two; "
-         "to the person's right is positive."),
-        ("Axial rotation", "turning about the upper segment's axis towards the head; to the "
-         "person's left is positive."),
-        ("Segment axes", "x to the front, y towards the head, z to the right (ISB; Wu et al., "
-         "J Biomech 35:543, 2002). The angles are Cardan angles in the order flexion, lateral "
-         f"bending, axial rotation (Grood & Suntay, J Biomech Eng 105:136, 1983). {_zero(calibration)}"),
-        ("Disagreement", "the angle between a tag as the camera sees it in a frame and as the "
-         "gyroscope carries it there."),
+        (
+            "Flexion",
+            (
+                "turning about the lower segment's axis to the right; bending forwards is "
+                "positive, backwards negative."
+            ),
+        ),
+        (
+            "Lateral bending",
+            (
+                "turning about the axis to the front that is square to the other two; "
+                "to the person's right is positive."
+            ),
+        ),
+        (
+            "Axial rotation",
+            (
+                "turning about the upper segment's axis towards the head; to the "
+                "person's left is positive."
+            ),
+        ),
+        (
+            "Segment axes",
+            (
+                "x to the front, y towards the head, z to the right (ISB; Wu et al., "
+                "J Biomech 35:543, 2002). The angles are Cardan angles in the order flexion, "
+                "lateral bending, axial rotation (Grood & Suntay, J Biomech Eng 105:136, 1983). "
+                f"{_zero(calibration)}"
+            ),
+        ),
+        (
+            "Disagreement",
+            (
+                "the angle between a tag as the camera sees it in a frame and as the "
+                "gyroscope carries it there."
+            ),
+        ),
         ("Bias", "what a gyroscope reads at rest, in the sensor's own axes."),
-        ("Mounting", "the rotation that takes the tag's axes to the sensor's, as an angle about an "
-         "axis."),
-        ("Reprojection", "root mean square distance in the image between a tag's corners as found "
-         "and as its pose puts them."),
-        ("χ²", "mean squared disagreement over its expected size: near 1 when the errors are as "
-         "large as expected, below when they are smaller."),
-    )  # fmt: skip
+        (
+            "Mounting",
+            ("the rotation that takes the tag's axes to the sensor's, as an angle about an axis."),
+        ),
+        (
+            "Reprojection",
+            (
+                "root mean square distance in the image between a tag's corners as found "
+                "and as its pose puts them."
+            ),
+        ),
+        (
+            "χ²",
+            (
+                "mean squared disagreement over its expected size: near 1 when the errors are as "
+                "large as expected, below when they are smaller."
+            ),
+        ),
+    )
     listed = [element("div", element("dt", term), element("dd", said)) for term, said in terms]
     return _section(
         "method",

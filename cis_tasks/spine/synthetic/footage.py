@@ -154,8 +154,10 @@ def film(
         stream = container.add_stream("libx264", rate=rate)
         stream.width, stream.height = scene.camera.width, scene.camera.height
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "20", "preset": "veryfast"}
-        stream.codec_context.thread_count = 1  # with more, the same frames give other bytes
+        # Both so that the same frames give the same bytes: they depend on the number of threads,
+        # and x264's macroblock tree reads stray memory at widths such as 480.
+        stream.options = {"crf": "20", "preset": "veryfast", "x264-params": "mbtree=0"}
+        stream.codec_context.thread_count = 1
         for index in range(frames):
             picture = painter.paint(bodies[index], borders[:, index])
             frame = av.VideoFrame.from_ndarray(picture, format="yuv420p")
