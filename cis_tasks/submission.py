@@ -6,7 +6,7 @@ import hashlib
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boto3.exceptions import Boto3Error
@@ -14,12 +14,12 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from cis_tasks import aws
 from cis_tasks.errors import PermanentError, PublishError, TransientError
+from cis_tasks.inputs import job_from_urls, name_for, require_all
 from cis_tasks.jobs import Job, ObjectRef
-from cis_tasks.join import REQUEST_METADATA, Found, input_of, request_metadata, stat
+from cis_tasks.join import REQUEST_METADATA, Found, request_metadata, stat
 from cis_tasks.pipelines import Pipeline, Role, find, is_name
 from cis_tasks.publish import publish_many
 from cis_tasks.settings import settings
-from cis_tasks.storage import parse_url
 
 if TYPE_CHECKING:
     from celery.result import AsyncResult
@@ -122,14 +122,14 @@ def prepare(
     """
     kind = find(pipeline)
     given = {role: str(file) for role, file in _by_role(kind, files).items()}
-    _require(kind, given)
+    require_all(kind, given)
     local = {role: Path(file) for role, file in given.items() if not file.startswith("s3://")}
     for path in local.values():
         if not path.is_file() or not path.stat().st_size:
             raise PermanentError(
                 "file_missing", f"{path} is not a file with content.", "Check the path."
             )
-    chosen = name or _name_for(kind, given)
+    chosen = name or name_for(kind, given)
     if not is_name(chosen):
         raise PermanentError(
             "name_malformed",
@@ -161,47 +161,6 @@ def publish_jobs(jobs: Sequence[Job]) -> list[Submitted]:
     ]
 
 
-def job_from_urls(
-    pipeline: Pipeline,
-    urls: Mapping[str, str],
-    params: Mapping[str, Any],
-    *,
-    name: str | None = None,
-    nonce: str = "",
-) -> Job:
-    """The job on the current versions of the objects that ``urls`` name.
-
-    Optional inputs that are not named are found as an upload's event would find them, so that
-    both make the same job.
-
-    Args:
-        pipeline: which pipeline.
-        urls: role → ``s3://`` URL.
-        params: the pipeline's parameters.
-        name: the job's name; else taken from the first required object's key.
-        nonce: text that makes a repetition a job of its own.
-
-    Raises:
-        PermanentError: a role is unknown or missing, a URL is malformed, or an object is not there.
-        TransientError: S3 did not answer.
-    """
-    _require(pipeline, urls)
-    chosen = name or _name_for(pipeline, urls)
-    bucket = parse_url(urls[_first_required(pipeline).name])[0]
-    inputs: dict[str, ObjectRef] = {}
-    try:
-        for role in pipeline.roles:
-            if role.name in urls:
-                inputs[role.name] = _existing(urls[role.name])
-            elif found := input_of(aws.s3(), bucket, pipeline, role, chosen):
-                inputs[role.name] = found.ref
-    except (ClientError, BotoCoreError) as error:
-        raise TransientError(
-            "s3_unavailable", f"Could not look for the inputs: {error}."
-        ) from error
-    return Job(pipeline.name, pipeline.version, chosen, inputs, dict(params), nonce)
-
-
 def _by_role(pipeline: Pipeline, files: Files) -> Mapping[str, str | Path]:
     """Role → file; a file's ending tells its role where the caller does not."""
     if isinstance(files, Mapping):
@@ -229,39 +188,6 @@ def _role_for(pipeline: Pipeline, file: str) -> Role:
         f"{file} has an ending that {pipeline.name!r} does not take.",
         f"Accepted are {accepted}.",
     )
-
-
-def _require(pipeline: Pipeline, given: Mapping[str, str]) -> None:
-    for name in given:
-        pipeline.role(name)
-    missing = [r.name for r in pipeline.roles if r.required and not given.get(r.name)]
-    if missing:
-        raise PermanentError(
-            "input_missing",
-            f"A {pipeline.name} job needs {' and '.join(missing)} too.",
-            f"It takes {', '.join(role.name for role in pipeline.roles)}.",
-        )
-
-
-def _first_required(pipeline: Pipeline) -> Role:
-    return next(role for role in pipeline.roles if role.required)
-
-
-def _name_for(pipeline: Pipeline, given: Mapping[str, str]) -> str:
-    """The name in the first required input's key, else the stem of its file."""
-    role = _first_required(pipeline)
-    file = given[role.name]
-    if file.startswith("s3://"):
-        key = parse_url(file)[1]
-        return role.name_in(key) or PurePosixPath(key).stem
-    return Path(file).stem
-
-
-def _existing(url: str) -> ObjectRef:
-    found = stat(aws.s3(), *parse_url(url))
-    if found is None:
-        raise PermanentError("input_missing", f"There is no object {url}.", "Upload it first.")
-    return found.ref
 
 
 def _upload(

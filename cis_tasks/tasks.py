@@ -17,12 +17,12 @@ from cis_tasks.app import app
 from cis_tasks.broker.deliveries import receive_count
 from cis_tasks.errors import JobError, PermanentError, TransientError
 from cis_tasks.execution import Attempt, execute
+from cis_tasks.inputs import job_from_urls
 from cis_tasks.jobs import Job, Progress, no_progress
 from cis_tasks.manifest import Answer
 from cis_tasks.pipelines import PIPELINES, Pipeline
 from cis_tasks.publish import arguments_repr, message_group, message_kwargs
 from cis_tasks.settings import settings
-from cis_tasks.submission import job_from_urls
 
 PROGRESS = "PROGRESS"
 PROGRESS_INTERVAL_S = 2.0  # a state is an S3 object: stages at once, fractions now and then

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cis_tasks.local.cloud import Cloud
+from cis_tasks.local.emulator import health
 from cis_tasks.local.environment import of_worker
 from cis_tasks.local.workers import Worker
 from support.cloud import eventually
@@ -138,3 +140,31 @@ def test_sample_writes_a_session(tmp_path: Path) -> None:
     names = {path.name for path in (tmp_path / "made").rglob("*") if path.is_file()}
     assert names == {"x.csv", "x.json", "x.mp4"}
     assert cis("sample", str(tmp_path), "--duration", "0").returncode == 1
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_up_brings_the_cloud_up_and_takes_it_down_when_asked(
+    tmp_path: Path, kind: signal.Signals
+) -> None:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_ENDPOINT", "CIS_"))}
+    log, script = tmp_path / "log", tmp_path / "state/environment.sh"
+    with log.open("w") as out:
+        up = subprocess.Popen(
+            [sys.executable, "-m", "cis_tasks", "up", "--state", str(tmp_path / "state")],
+            env={**kept, "COLUMNS": "200"},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        eventually(lambda: "Ctrl-C stops everything" in log.read_text() or up.poll() is not None)
+        asked = f'. {script} && cis status --json && echo "$AWS_ENDPOINT_URL"'
+        shell = subprocess.run(["sh", "-c", asked], capture_output=True, text=True, check=True)
+        told, _, endpoint = shell.stdout.strip().rpartition("\n")
+        assert json.loads(told)["queues"]["CIS_Data_load_in_fifo.fifo"]["visible"] == 0
+        up.send_signal(kind)
+        assert up.wait(60) == 0, log.read_text()
+    finally:
+        up.kill()
+    assert not script.exists()
+    assert not health(endpoint)
+    assert "worker spine-1 ready" in log.read_text()

@@ -264,8 +264,8 @@ def test_a_job_that_keeps_failing_ends_in_the_dead_letter_queue_with_no_manifest
 
 
 def job_of(session: Session) -> str:
+    from cis_tasks.inputs import job_from_urls
     from cis_tasks.pipelines import find
-    from cis_tasks.submission import job_from_urls
 
     return job_from_urls(find("spine"), session.urls, {}).id
 
