@@ -37,7 +37,7 @@ class Comparison:
     """Errors of one calibration.
 
     Attributes:
-        offset_ms: time offset, found minus true.
+        offset_ms: offset of the sensors' clock in the middle of the video, found minus true.
         rate_ppm: clock rate, found minus true.
         mounting_deg: sensor → angle between the found and the true sensor-to-tag rotation.
         bias_deg_s: sensor → error of the gyroscope's bias.
@@ -64,9 +64,11 @@ def compare(truth: Path, calibration: Path, angles: Path) -> Comparison:
     found = json.loads(calibration.read_text())
     table = pl.read_parquet(angles)
     sensors = {sensor["sensor"]: sensor for sensor in found["sensors"]}
+    rate = found["time"]["rate"] - true["rate"]
+    middle_s = float(np.mean(true["time_s"]))
     return Comparison(
-        offset_ms=1e3 * (found["time"]["offset_s"] - true["offset_s"]),
-        rate_ppm=1e6 * (found["time"]["rate"] - true["rate"]),
+        offset_ms=1e3 * (found["time"]["offset_s"] - true["offset_s"] + rate * middle_s),
+        rate_ppm=1e6 * rate,
         mounting_deg={
             item["sensor"]: _angle_deg(
                 np.array(sensors[item["sensor"]]["R_sensor_tag"]).T @ np.array(item["R_sensor_tag"])
