@@ -7,18 +7,26 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import boto3
+import numpy as np
 import polars as pl
 import pytest
+from scipy.spatial.transform import Rotation, Slerp
 
+from cis_tasks import storage
 from cis_tasks.local.cloud import Cloud
+from cis_tasks.manifest import Manifest
 from cis_tasks.spine.sample import Sample, write_sample
 from support.cloud import MakeCloud, eventually
 
 Break = Callable[[Sample], None]
+RECORDED = Path(__file__).parents[3] / "shared/data/sessions"
+# The recordings' gyroscopes are stamped this much late against their optical reference.
+STAMPED_LATE_S = 0.0041
 GYRO = ("gyr_x", "gyr_y", "gyr_z")
 
 
@@ -163,6 +171,45 @@ def test_bad_sessions_each_fail_with_their_reason_and_block_nobody(
         return counts.waiting == counts.running == counts.dead == 0
 
     eventually(drained)
+
+
+@pytest.mark.skipif(not RECORDED.is_dir(), reason=f"no recorded sessions in {RECORDED}")
+@pytest.mark.parametrize("name", ["slow-a", "translation"])
+def test_a_recorded_session_comes_back_within_its_tolerances(
+    cloud_with_worker: Cloud, tmp_path: Path, name: str
+) -> None:
+    for part in (
+        f"sensor_data/{name}.json",
+        f"sensor_data/{name}.csv",
+        f"video_footage/{name}.mp4",
+    ):
+        (tmp_path / "in" / part).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / part).symlink_to(RECORDED / part)
+    upload(tmp_path / "in", cloud_with_worker)
+    ended = Manifest.model_validate(manifest(cloud_with_worker, name))
+    assert ended.status == "succeeded", ended.error
+    storage.retrieve(boto3.client("s3"), ended, tmp_path / "out")
+    found = json.loads((tmp_path / "out/calibration.json").read_text())
+    truth = np.load(RECORDED / f"truth/{name}.npz")
+    offset_s = found["time"]["offset_s"] - STAMPED_LATE_S
+    assert offset_s == pytest.approx(float(truth["offset_s"]), abs=0.5e-3)
+    for sensor, true in zip(found["sensors"], truth["R_sensor_tag"], strict=True):
+        assert degrees(np.array(sensor["R_sensor_tag"]).T @ true) < 0.5
+    table = pl.read_parquet(tmp_path / "out/angles.parquet")
+    seen = truth["R_camera_tag"]
+    segments = [sensor["segment"] for sensor in found["sensors"]]
+    for index, (caudal, cranial) in enumerate(pairwise(segments)):
+        rows = table.filter((pl.col("caudal") == caudal) & (pl.col("cranial") == cranial))
+        q = rows.select("tag_qx", "tag_qy", "tag_qz", "tag_qw").to_numpy()
+        between = Slerp(rows["time_s"].to_numpy(), Rotation.from_quat(q))
+        frames_s = np.arange(seen.shape[1]) / float(truth["fps"])
+        told = between(frames_s.clip(rows["time_s"].min(), rows["time_s"].max())).as_matrix()
+        error = degrees(told.mT @ (seen[index].mT @ seen[index + 1]))
+        assert np.sqrt((error**2).mean()) < 0.30
+
+
+def degrees(R: np.ndarray) -> np.ndarray:
+    return np.degrees(Rotation.from_matrix(R).magnitude())
 
 
 def outside(**variables: str) -> dict[str, str]:
