@@ -115,7 +115,9 @@ def _attempt(s3: S3Client, bucket: str, job: Job, attempt: Attempt, progress: Pr
             pipeline_version = pipeline.version
             watch("fetch")
             inputs = _fetch(s3, pipeline, job, Path(folder), uploaded)
-            outcome = pipeline.load()(inputs, out, job.params, watch)
+            watch("load")
+            run = pipeline.load()
+            outcome = run(inputs, out, job.params, watch)
         except PermanentError as error:
             failure = Failure(code=error.code, message=error.message, hint=error.hint)
         watch("store")

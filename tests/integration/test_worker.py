@@ -116,7 +116,7 @@ def test_two_uploads_end_in_one_manifest_with_nobodys_help(
     assert manifest["result"]["answer"] == 42
     assert manifest["outputs"]["answer.txt"]["size"] == 3
     assert set(manifest["job"]["inputs"]) == {"sensor_data", "video_footage"}
-    assert set(manifest["timings_s"]) == {"fetch", "obey", "store"}
+    assert set(manifest["timings_s"]) == {"fetch", "load", "obey", "store"}
     assert manifest["attempt"] == 1
     eventually(lambda: drained(cloud))
 
