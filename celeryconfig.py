@@ -8,8 +8,11 @@ from cis_tasks.settings import settings
 
 # Broker: SQS, found and signed for by boto3's standard chain (AWS_ENDPOINT_URL, roles, region).
 broker_url = "sqs://"
+broker_transport = "cis_tasks.broker.transport:Transport"  # leases, remote control, events
+worker_consumer = "cis_tasks.broker.consumer:Consumer"  # no message stops it, nothing is hoarded
 broker_transport_options = {
     "predefined_queues": QueueUrls(),  # never list or create job queues: the template owns them
+    "queue_name_prefix": settings().control_prefix,  # control and reply queues, one per process
     "polling_interval": 0.05,  # kombu's 1 s would cap a worker at one job a second
     "wait_time_seconds": 20,  # longest long poll: fewest empty receives
 }
@@ -45,14 +48,14 @@ result_accept_content = ["json"]
 task_protocol = 2  # what the Lambda writes
 
 # Results: states in the output bucket; files and manifest are written by the job itself.
-result_backend = "s3"
+result_backend = "cis_tasks.broker.results:Backend"  # kept in S3, pushed to who waits
 s3_bucket = settings().output_bucket
 s3_base_path = settings().results_prefix
 result_extended = True  # name and worker beside each state
 result_expires = None  # the bucket's lifecycle rule removes old states
 
-# Celery's own remote control needs broadcast, which SQS does not offer.
-worker_enable_remote_control = False
+# Events: for Flower and `celery events`.
+worker_send_task_events = True
 
 # Logs: one line per event, from our own set-up.
 worker_hijack_root_logger = False
