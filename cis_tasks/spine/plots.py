@@ -14,12 +14,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from cis_tasks.spine.calibration import AngleSeries, Flags, Floats, SensorCalibration
 from cis_tasks.spine.markup import Markup
 
 NORMAL_95 = 1.96  # standard deviations to either side that hold 95 % of a normal distribution
-POINTS = 800  # drawn per line: more than a figure has pixels
+POINTS = 600  # drawn per line: about as many as a figure has pixels
 EXCERPT_S = 20.0  # of the speeds, so that single movements can be told apart
 LEAST_SPAN_DEG = 4.0  # of an angle's axis: less would blow up noise
 
@@ -58,11 +59,15 @@ _SETTINGS = {
 }
 
 
-def angle_plot(series: AngleSeries) -> Markup:
+def angle_plot(series: AngleSeries, prefix: str) -> Markup:
     """Flexion, lateral bending and axial rotation over time with their 95 % bands.
 
     Grey where a tag was hidden. Where the pair is bent so far that flexion and axial rotation
     are not determined, those two are left out.
+
+    Args:
+        series: one pair's angles.
+        prefix: of the ids in the figure, different for each on a page.
     """
 
     def draw(figure: Figure) -> None:
@@ -77,14 +82,14 @@ def angle_plot(series: AngleSeries) -> Markup:
             _band(axes, series.time_s, angle, NORMAL_95 * sd, colour)
             _line(axes, series.time_s, angle, color=colour, linewidth=1.3)
             axes.set_title(f"{title} (°), {sense}", color=colour, pad=4)
-            _widen(axes, angle, LEAST_SPAN_DEG)
+            _fit(axes, angle, NORMAL_95 * sd)
             axes.axhline(0, color="#9AA5AE", linewidth=0.9, zorder=1.5)
         _time_axis(panels[-1], series.time_s)
 
-    return _render(draw, (5.2, 5.0))
+    return _render(draw, (5.2, 5.0), prefix)
 
 
-def alignment_plot(time_s: Floats, sensor: SensorCalibration, span: slice) -> Markup:
+def alignment_plot(time_s: Floats, sensor: SensorCalibration, span: slice, prefix: str) -> Markup:
     """How fast the tag turns in the video and how fast the gyroscope says it does."""
 
     def draw(figure: Figure) -> None:
@@ -101,10 +106,10 @@ def alignment_plot(time_s: Floats, sensor: SensorCalibration, span: slice) -> Ma
         axes.set_ylim(0, _top(np.concatenate([camera, gyro]), 10.0))
         _time_axis(axes, time)
 
-    return _render(draw, (5.2, 2.6))
+    return _render(draw, (5.2, 2.6), prefix)
 
 
-def residual_plot(time_s: Floats, sensor: SensorCalibration) -> Markup:
+def residual_plot(time_s: Floats, sensor: SensorCalibration, prefix: str) -> Markup:
     """The angle between the tag as seen and as carried by the gyroscope, and how it is spread."""
 
     def draw(figure: Figure) -> None:
@@ -125,13 +130,13 @@ def residual_plot(time_s: Floats, sensor: SensorCalibration) -> Markup:
             over_time.axhline(float(np.median(known)), color="#10344C", linewidth=1, dashes=(4, 3))
         _time_axis(over_time, time_s)
 
-    return _render(draw, (5.2, 2.6))
+    return _render(draw, (5.2, 2.6), prefix)
 
 
 def coverage_strip(time_s: Floats, sensor: SensorCalibration) -> Markup:
     """A bar over time: as high as the share of frames in which the tag was seen.
 
-    Hatched by the page where the sensor was not recording.
+    The page colours both, and where the sensor was not recording.
     """
     edges = _edges(len(time_s), POINTS)
     x = _places(time_s, edges)
@@ -165,14 +170,14 @@ def liveliest(time_s: Floats, sensors: Sequence[SensorCalibration]) -> slice:
     return slice(int(starts[best]), int(ends[best]))
 
 
-def _render(draw: Callable[[Figure], None], size_in: tuple[float, float]) -> Markup:
+def _render(draw: Callable[[Figure], None], size_in: tuple[float, float], prefix: str) -> Markup:
     with _settings():
         figure = Figure(figsize=size_in)
         draw(figure)
         file = BytesIO()
         unsigned = dict.fromkeys(("Date", "Creator"))
         FigureCanvasSVG(figure).print_figure(file, format="svg", metadata=unsigned)
-    return _inline(file.getvalue())
+    return _inline(file.getvalue(), prefix)
 
 
 @contextmanager
@@ -184,21 +189,26 @@ def _settings() -> Iterator[None]:
         yield
 
 
-def _inline(document: bytes) -> Markup:
-    """An SVG file as part of a page: no namespaces, no ids that other figures have too."""
+def _inline(document: bytes, prefix: str) -> Markup:
+    """An SVG file as part of a page: no namespaces, and ids that no other figure has."""
     root = ET.fromstring(document)  # noqa: S314 made by matplotlib just now
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag.endswith(("}metadata", "}style")):
                 parent.remove(child)
-    text = ET.tostring(_bare(root), encoding="unicode")
-    used = set(re.findall(r"#([\w-]+)", text))
-    return Markup(
-        re.sub(r' id="([^"]+)"', lambda match: match[0] if match[1] in used else "", text)
-    )
+    _simplify(root)
+    text = ET.tostring(root, encoding="unicode")
+    ids = {name: f"{prefix}-{n}" for n, name in enumerate(_references(text))}
+    text = re.sub(r' id="([^"]+)"', lambda m: f' id="{ids[m[1]]}"' if m[1] in ids else "", text)
+    return Markup(re.sub(r'(href="|url\()#([\w-]+)', lambda m: f"{m[1]}#{ids[m[2]]}", text))
 
 
-def _bare(root: ET.Element) -> ET.Element:
+def _references(text: str) -> list[str]:
+    """The ids that are pointed at, in order."""
+    return list(dict.fromkeys(re.findall(r'(?:href="|url\()#([\w-]+)', text)))
+
+
+def _simplify(root: ET.Element) -> None:
     for node in root.iter():
         node.tag = node.tag.rpartition("}")[2]
         attributes = {key.rpartition("}")[2]: value for key, value in node.attrib.items()}
@@ -215,12 +225,11 @@ def _bare(root: ET.Element) -> ET.Element:
         "aria-hidden": "true",
         "focusable": "false",
     }
-    return root
 
 
 def _brief(path: str) -> str:
-    """A path to a hundredth of a point."""
-    shorter = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", path)
+    """A path to a tenth of a point."""
+    shorter = re.sub(r"\d+\.\d{2,}", lambda number: f"{float(number[0]):.1f}", path)
     return " ".join(shorter.split())
 
 
@@ -267,11 +276,16 @@ def _shade(axes: Axes, time_s: Floats, where: Flags) -> None:
         axes.broken_barh(bars, (0, 1), transform=whole_height, facecolor="#DDE3E8", linewidth=0)
 
 
-def _widen(axes: Axes, values: Floats, least: float) -> None:
-    known = values[np.isfinite(values)]
-    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
-    middle, half = (low + high) / 2, max((high - low) * 0.55, least / 2)
-    axes.set_ylim(middle - half, middle + half)
+def _fit(axes: Axes, middle: Floats, half: Floats) -> None:
+    """Show every angle, and its band but for rare peaks."""
+    known = np.isfinite(middle + half)
+    low, high = -LEAST_SPAN_DEG / 2, LEAST_SPAN_DEG / 2
+    if known.any():
+        middle, half = middle[known], half[known]
+        low = min(float(middle.min()), float(np.quantile(middle - half, 0.01)))
+        high = max(float(middle.max()), float(np.quantile(middle + half, 0.99)))
+    centre, reach = (low + high) / 2, max((high - low) * 0.54, LEAST_SPAN_DEG / 2)
+    axes.set_ylim(centre - reach, centre + reach)
     axes.locator_params(axis="y", nbins=5)
 
 
@@ -283,6 +297,7 @@ def _top(values: Floats, least: float) -> float:
 def _time_axis(axes: Axes, time_s: Floats) -> None:
     axes.set_xlim(float(time_s[0]), float(max(time_s[-1], time_s[0] + 1e-3)))
     axes.set_xlabel("video time (s)", labelpad=2)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
 
 
 def _edges(n: int, most: int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path, PurePath
 
@@ -38,6 +39,10 @@ SHARES = frozenset({"video_and_sensors_disagree", "recording_partial", "tag_seld
 # Nothing is fetched and nothing runs, even if something slipped through.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
+CAVEAT = (
+    "the angles are between patches of skin over the spine. They are not Cobb angles, and not a "
+    "diagnosis."
+)
 LIMITS = (
     (
         "The tags and sensors sit on the skin. The angles are those between patches of skin over "
@@ -77,6 +82,13 @@ def write_report(calibration: Calibration, path: Path) -> None:
     path.write_bytes(_page(calibration).encode("utf-8"))
 
 
+@dataclass(frozen=True)
+class _Section:
+    anchor: str
+    title: str
+    body: Markup
+
+
 def _page(calibration: Calibration) -> str:
     title = f"Spine calibration: {_session(calibration)}"
     style = files("cis_tasks.spine").joinpath("report.css").read_text(encoding="utf-8")
@@ -89,27 +101,50 @@ def _page(calibration: Calibration) -> str:
         element("title", title),
         element("style", Markup(style)),
     )
+    sections = _sections(calibration)
     parts = [
         _header(calibration),
-        element("main", *_sections(calibration)),
+        _contents(sections),
+        element("main", *(_section(section) for section in sections)),
         element("footer", element("p", "Made by cis-tasks. Not a diagnosis.")),
     ]
     page = element("html", head, element("body", *parts), lang="en")
     return f"<!DOCTYPE html>\n{page}\n"
 
 
-def _sections(calibration: Calibration) -> list[Markup]:
-    return [
-        _gates(calibration),
-        _warnings(calibration),
-        _angles(calibration),
-        _alignment(calibration),
-        _coverage(calibration),
-        _contact_sheet(calibration),
-        _sensors(calibration),
-        _limits(),
-        _method(calibration),
+def _sections(calibration: Calibration) -> list[_Section]:
+    """The report's parts in their order, less those that have nothing to show."""
+    sections = (
+        _Section("quality", "Quality checks", _gates(calibration)),
+        _Section("warnings", "To note", _warnings(calibration)),
+        _Section("angles", "Spinal angles", _angles(calibration)),
+        _Section("agreement", "Do camera and sensors agree?", _alignment(calibration)),
+        _Section("coverage", "When each tag was seen", _coverage(calibration)),
+        _Section("detections", "What the camera saw", _contact_sheet(calibration)),
+        _Section("sensors", "Sensors", _sensors(calibration)),
+        _Section("limits", "What this report cannot say", _limits()),
+        _Section("method", "Method and definitions", _method(calibration)),
+    )
+    return [section for section in sections if section.body]
+
+
+def _section(section: _Section) -> Markup:
+    heading = element("h2", section.title, id=f"{section.anchor}-title")
+    return element(
+        "section",
+        heading,
+        section.body,
+        id=section.anchor,
+        aria_labelledby=f"{section.anchor}-title",
+    )
+
+
+def _contents(sections: Iterable[_Section]) -> Markup:
+    links = [
+        element("li", element("a", section.title, href=f"#{section.anchor}"))
+        for section in sections
     ]
+    return element("nav", element("ul", *links), aria_label="Contents")
 
 
 # What the reader sees first
@@ -123,34 +158,48 @@ def _header(calibration: Calibration) -> Markup:
         _verdict(calibration),
         _facts(calibration),
         element("p", *_story(calibration), class_="story"),
+        element("p", element("strong", "Read with care: "), CAVEAT, class_="caveat"),
     )
 
 
 def _verdict(calibration: Calibration) -> Markup:
-    failed = [gate for gate in calibration.gates if not gate.passed and gate.level == "fail"]
-    noted = [gate for gate in calibration.gates if not gate.passed and gate.level == "warn"]
+    missed = [gate for gate in calibration.gates if not gate.passed]
+    failed = [gate for gate in missed if gate.level == "fail"]
     if failed:
-        reasons = [
-            element("li", element("strong", _capital(gate.name), ": "), f"{gate.why}. {gate.hint}")
-            for gate in failed
-        ]
-        text = element(
-            "div",
-            element("strong", "Failed: do not use these angles"),
-            element("p", f"{_count(len(failed), 'required check')} not passed."),
-            element("ul", *reasons),
-        )
-        return element("div", _sign("fail"), text, class_="verdict fail", role="alert")
-    remarks = len(noted) + len(calibration.warnings)
-    kind, verdict = ("warn", "Usable, with points to note") if remarks else ("pass", "Passed")
-    checked = (
-        f"All {len(calibration.gates)} quality checks passed."
-        if calibration.gates and not noted
-        else f"{len(calibration.gates) - len(noted)} of {len(calibration.gates)} checks passed."
-    )
-    points = f" {_count(remarks, 'point')} to note below." if remarks else ""
-    text = element("div", element("strong", verdict), element("p", checked + points))
+        return _refusal(failed)
+    points = len(missed) + len(calibration.warnings)
+    kind, verdict = ("warn", "Usable, with points to note") if points else ("pass", "Passed")
+    told = [_tally(len(calibration.gates), len(missed))]
+    if points:
+        told.append(f"{_count(points, 'point')} to note below.")
+    text = element("div", element("strong", verdict), element("p", " ".join(told)))
     return element("div", _sign(kind), text, class_=f"verdict {kind}")
+
+
+def _refusal(failed: Sequence[Gate]) -> Markup:
+    reasons = [
+        element(
+            "li",
+            element("strong", _capital(gate.name), " – no."),
+            f" {_capital(gate.why)}. {gate.hint}",
+        )
+        for gate in failed
+    ]
+    text = element(
+        "div",
+        element("strong", "Failed: do not use these angles"),
+        element("p", f"{_count(len(failed), 'required check')} not passed:"),
+        element("ul", *reasons),
+    )
+    return element("div", _sign("fail"), text, class_="verdict fail")
+
+
+def _tally(checks: int, missed: int) -> str:
+    if not checks:
+        return "No quality checks were made."
+    if not missed:
+        return f"All {_count(checks, 'quality check')} passed."
+    return f"{checks - missed} of {_count(checks, 'quality check')} passed, all required ones."
 
 
 def _facts(calibration: Calibration) -> Markup:
@@ -158,7 +207,7 @@ def _facts(calibration: Calibration) -> Markup:
     residual = np.concatenate([sensor.residual_rad for sensor in sensors])
     facts = [
         ("Duration", f"{_number(calibration.video.duration_s, '.1f')} s"),
-        ("Tags seen, least", _share(min(sensor.coverage for sensor in sensors))),
+        ("Each tag seen in at least", f"{_share(min(s.coverage for s in sensors))} of frames"),
         ("Tags found", _tag_count(sensors)),
         ("Camera and sensors differ by", f"{_number(_median(np.rad2deg(residual)), '.2f')}°"),
         (
@@ -206,9 +255,7 @@ def _gates(calibration: Calibration) -> Markup:
         )
         for gate in calibration.gates
     ]
-    return _section(
-        "quality",
-        "Quality checks",
+    return join(
         element("p", "A required check that is not passed makes the session unusable; the others "
                 "ask for attention. Values are those of the sensor that does worst."),
         _table(("Result", "Check", "Found", "Needed", "What it says"), rows, numbers=(2, 3)),
@@ -217,54 +264,83 @@ def _gates(calibration: Calibration) -> Markup:
 
 def _explained(gate: Gate) -> Markup:
     hint = [] if gate.passed else [element("br"), element("strong", gate.hint)]
-    return element("span", _capital(gate.why), ".", *hint)
+    return element("span", _capital(gate.why), ".", *hint, class_="soft")
 
 
 def _warnings(calibration: Calibration) -> Markup:
     if not calibration.warnings:
         return Markup("")
-    listed = element("ul", *(element("li", warning) for warning in calibration.warnings))
-    return _section("warnings", "To note", listed)
+    return element("ul", *(element("li", warning) for warning in calibration.warnings))
 
 
 def _angles(calibration: Calibration) -> Markup:
     if not calibration.angles:
         only = "There is a single sensor: angles are between neighbours, and it has none."
-        return _section("angles", "Spinal angles", element("p", only))
-    titles = ("Pair", "Angle", "Lowest", "Highest", "Range", "Mean", "±95 %")
+        return element("p", only)
     figures = [
-        _figure(angle_plot(series), _angle_words(series), *_angle_caption(series))
-        for series in calibration.angles
+        _figure(angle_plot(series, f"angles-{i}"), _angle_words(series), *_angle_caption(series))
+        for i, series in enumerate(calibration.angles)
     ]
-    return _section(
-        "angles",
-        "Spinal angles",
-        element("p", "Each segment relative to the one below it, in degrees. The ±95 % is that of "
-                "a typical single value."),
-        _table(titles, _ranges(calibration.angles), numbers=(2, 3, 4, 5, 6), class_="ranges"),
+    return join(
+        _not_for_use(calibration),
+        element("p", "Each segment relative to the one below it. The ±95 % is that of a typical "
+                "single value." + _beyond(calibration.angles)),
+        _range_table(calibration.angles),
         element("div", *figures, class_="figures"),
     )  # fmt: skip
 
 
-def _ranges(angles: Iterable[AngleSeries]) -> list[tuple[str, ...]]:
-    rows = []
+def _not_for_use(calibration: Calibration) -> Markup:
+    if calibration.passed:
+        return Markup("")
+    why = "The session failed a required check: these angles only help to find out why."
+    return element("p", _sign("fail"), " ", element("strong", "Not for use. "), why)
+
+
+def _beyond(angles: Iterable[AngleSeries]) -> str:
+    if any((np.abs(series.cardan_deg) > 180).any() for series in angles):
+        return " Flexion and axial rotation run on beyond ±180° instead of jumping."
+    return ""
+
+
+def _range_table(angles: Iterable[AngleSeries]) -> Markup:
+    titles = ("Pair", "Angle", "Lowest", "Highest", "Range", "Mean", "±95 %")
+    head = [_column(title, number=i > 1) for i, title in enumerate(titles)]
+    groups = []
     for series in angles:
-        known = np.isfinite(series.cardan_deg).all(1) & ~series.gimbal
-        for i, (title, _, _) in enumerate(ANGLES):
-            angle = series.cardan_deg[known, i]
-            pair = element("strong", name(series.name))
-            half = NORMAL_95 * _median(np.rad2deg(series.sd_rad[known, i]))
-            low, high, mean = (
-                (angle.min(), angle.max(), angle.mean()) if len(angle) else (math.nan,) * 3
-            )
-            numbers = (_degrees(float(n)) for n in (low, high, high - low, mean))
-            rows.append((pair, title, *numbers, _number(half, ".2f") + "°"))
+        pair = element("th", name(series.name), scope="rowgroup", rowspan=str(len(ANGLES)))
+        rows = []
+        for i, (title, *values) in enumerate(_ranges(series)):
+            numbers = [
+                element("td", value, class_="number", data_label=label)
+                for label, value in zip(titles[2:], values, strict=True)
+            ]
+            first = [] if i else [pair]
+            rows.append(element("tr", *first, element("th", title, scope="row"), *numbers))
+        groups.append(element("tbody", *rows))
+    return _wide(element("table", element("thead", element("tr", *head)), *groups, class_="ranges"))
+
+
+def _ranges(series: AngleSeries) -> list[tuple[str, ...]]:
+    """Title, lowest, highest, range, mean and 95 % band of each angle, for people."""
+    known = np.isfinite(series.cardan_deg).all(1) & ~series.gimbal
+    rows = []
+    for i, (title, _, _) in enumerate(ANGLES):
+        angle = series.cardan_deg[known, i]
+        low, high, mean = (
+            (float(angle.min()), float(angle.max()), float(angle.mean()))
+            if len(angle)
+            else (math.nan, math.nan, math.nan)
+        )
+        half = NORMAL_95 * _median(np.rad2deg(series.sd_rad[known, i]))
+        values = [_degrees(value) for value in (low, high, high - low, mean)]
+        rows.append((title, *values, _degrees(half, ".2f")))
     return rows
 
 
 def _angle_words(series: AngleSeries) -> str:
     """The figure for those who do not see it."""
-    ranges = "; ".join(f"{row[1]} from {row[2]} to {row[3]}" for row in _ranges([series]))
+    ranges = "; ".join(f"{title} from {low} to {high}" for title, low, high, *_ in _ranges(series))
     return f"Angles of {series.name} over time. {ranges}."
 
 
@@ -293,16 +369,16 @@ def _alignment(calibration: Calibration) -> Markup:
         else f" The liveliest {time_s[span][-1] - time_s[span][0]:.0f} s are shown."
     )  # fmt: skip
     figures = []
-    for sensor in calibration.sensors:
+    for i, sensor in enumerate(calibration.sensors):
         figures += [
             _figure(
-                alignment_plot(time_s, sensor, span),
+                alignment_plot(time_s, sensor, span, f"speed-{i}"),
                 f"Rotation speed of {_whose(sensor)} from camera and from gyroscope, over time.",
                 _who(sensor),
                 ". Wide: camera; thin: gyroscope, after alignment." + part,
             ),
             _figure(
-                residual_plot(time_s, sensor),
+                residual_plot(time_s, sensor, f"residual-{i}"),
                 f"Angle between camera and gyroscope of {_whose(sensor)}, over time and as a "
                 "histogram.",
                 _who(sensor),
@@ -316,9 +392,7 @@ def _alignment(calibration: Calibration) -> Markup:
         f"middle of the session, and runs {_number(abs(sync.rate_ppm), '.0f')} parts per million "
         f"{'faster' if sync.rate_ppm >= 0 else 'slower'}."
     )
-    return _section(
-        "agreement",
-        "Do camera and sensors agree?",
+    return join(
         element("p", "When the clocks are aligned, both tell the same speed, and the two lines lie "
                 "on each other. ", clocks),
         element("div", *figures, class_="figures"),
@@ -336,14 +410,12 @@ def _coverage(calibration: Calibration) -> Markup:
         for sensor in calibration.sensors
     ]
     first, last = calibration.time_s[0], calibration.time_s[-1]
-    scale = element("div", element("span", f"{first:.1f} s"), element("span", f"{last:.1f} s"))
-    return _section(
-        "coverage",
-        "When each tag was seen",
+    ends = [element("span", f"{end:.1f} s") for end in (first, last)]
+    return join(
         element("p", "Bars stand where the tag was seen; a gap or a low bar is a time when the "
                 "gyroscope carried it. Orange: the sensor was not recording."),
         element("ul", *rows, class_="coverage"),
-        Markup(scale.replace("<div>", '<div class="scale" aria-hidden="true">', 1)),
+        element("div", *ends, class_="scale", aria_hidden="true"),
     )  # fmt: skip
 
 
@@ -352,9 +424,7 @@ def _contact_sheet(calibration: Calibration) -> Markup:
         return Markup("")
     segments = {sensor.tag: sensor.segment for sensor in calibration.sensors}
     sheet = [_thumbnail(shown, segments) for shown in calibration.thumbnails[:THUMBNAILS]]
-    return _section(
-        "detections",
-        "What the camera saw",
+    return join(
         element("p", "Frames of the video with the tags that were found; the dot marks a tag's "
                 "own top left corner."),
         element("div", *sheet, class_="sheet"),
@@ -362,13 +432,11 @@ def _contact_sheet(calibration: Calibration) -> Markup:
 
 
 def _thumbnail(shown: Thumbnail, segments: dict[int, str]) -> Markup:
-    height, width = shown.image.shape
-    scale = min(1.0, THUMBNAIL_PX / max(width, height))
-    image = shown.image
+    image, scale = shown.image, min(1.0, THUMBNAIL_PX / max(shown.image.shape))
     if scale < 1:
-        image = np.asarray(
-            cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8
-        )
+        small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        image = np.asarray(small, np.uint8)
+    height, width = image.shape
     _, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     data = base64.b64encode(jpeg.tobytes()).decode("ascii")
     tags = sorted(shown.corners_px)
@@ -377,10 +445,10 @@ def _thumbnail(shown: Thumbnail, segments: dict[int, str]) -> Markup:
         "img",
         src=f"data:image/jpeg;base64,{data}",
         alt=f"Video frame at {shown.time_s:.2f} s; tags found: {found}.",
-        width=str(image.shape[1]),
-        height=str(image.shape[0]),
+        width=str(width),
+        height=str(height),
     )
-    drawn = [_outline(tag, shown.corners_px[tag], height) for tag in tags]
+    drawn = [_outline(tag, shown.corners_px[tag] * scale, height) for tag in tags]
     overlay = element(
         "svg", *drawn, viewBox=f"-0.5 -0.5 {width} {height}", aria_hidden="true", focusable="false"
     )
@@ -402,16 +470,14 @@ def _outline(tag: int, corners: Floats, height: int) -> Markup:
 
 def _sensors(calibration: Calibration) -> Markup:
     titles = (
-        "Segment", "Sensor", "Tag", "Seen", "Tag size", "Bias x, y, z (°/s)",
-        "Mounting of the tag", "Mounting SD", "Reprojection", "Agreement (χ²)", "Samples",
+        "Segment", "Sensor", "Tag seen", "Bias x, y, z", "Mounting of the tag", "Reprojection",
+        "χ²", "Samples",
     )  # fmt: skip
     rows = [_sensor(sensor) for sensor in calibration.sensors]
-    return _section(
-        "sensors",
-        "Sensors",
+    return join(
         element("p", "What was calibrated, sensor by sensor, from the lowest segment upwards. SD "
                 "is a standard deviation as the fit gives it."),
-        _table(titles, rows, class_="cards"),
+        _table(titles, rows),
     )  # fmt: skip
 
 
@@ -419,36 +485,36 @@ def _sensor(sensor: SensorCalibration) -> tuple[str, ...]:
     bias, sd = np.rad2deg(sensor.gyro_bias), np.rad2deg(sensor.gyro_bias_sd)
     return (
         element("strong", name(sensor.segment)),
-        name(sensor.sensor),
-        str(sensor.tag),
-        _share(sensor.coverage),
-        f"{_number(sensor.tag_px, '.0f')} px",
-        (
-            f"{', '.join(_number(float(b), '.3f') for b in bias)} "
-            f"(SD {_number(float(sd.max()), '.3f')})"
+        _lines(name(sensor.sensor), f"tag {sensor.tag}"),
+        _lines(_share(sensor.coverage), f"{_number(sensor.tag_px, '.0f')} px"),
+        _lines(
+            f"{', '.join(_number(float(b), '.3f') for b in bias)} °/s",
+            f"SD {', '.join(_number(float(b), '.3f') for b in sd)}",
         ),
-        _mounting(sensor.R_sensor_tag),
-        f"{_number(math.degrees(sensor.mounting_sd_rad), '.2f')}°",
+        _mounting(sensor),
         f"{_number(sensor.reprojection_px, '.2f')} px",
         _number(sensor.chi2, ".2f"),
-        f"{sensor.samples} at {_number(sensor.rate_hz, '.1f')} Hz",
+        _lines(str(sensor.samples), f"{_number(sensor.rate_hz, '.1f')} Hz"),
     )
 
 
-def _mounting(R_sensor_tag: Floats) -> str:
-    if not np.isfinite(R_sensor_tag).all():
-        return "–"
-    vector = Rotation.from_matrix(R_sensor_tag).as_rotvec()
+def _lines(first: str, second: str) -> Markup:
+    return join(first, element("br"), element("span", second, class_="soft"))
+
+
+def _mounting(sensor: SensorCalibration) -> Markup:
+    if not np.isfinite(sensor.R_sensor_tag).all():
+        return Markup("–")
+    vector = Rotation.from_matrix(sensor.R_sensor_tag).as_rotvec()
     angle = float(np.linalg.norm(vector))
     axis = vector / angle if angle else np.array([0.0, 0.0, 1.0])
+    sd = _degrees(math.degrees(sensor.mounting_sd_rad), ".2f")
     about = ", ".join(_number(float(part), ".2f") for part in axis)
-    return f"{_number(math.degrees(angle), '.1f')}° about ({about})"
+    return _lines(f"{_degrees(math.degrees(angle))} (SD {sd})", f"about ({about})")
 
 
 def _limits() -> Markup:
-    return _section(
-        "limits",
-        "What this report cannot say",
+    return join(
         element("ul", *(element("li", limit) for limit in LIMITS)),
     )
 
@@ -513,9 +579,7 @@ def _method(calibration: Calibration) -> Markup:
         ),
     )
     listed = [element("div", element("dt", term), element("dd", said)) for term, said in terms]
-    return _section(
-        "method",
-        "Method and definitions",
+    return join(
         element("p", METHOD),
         element("dl", *listed, class_="terms"),
     )
@@ -535,22 +599,13 @@ def _zero(calibration: Calibration) -> str:
 # Parts
 
 
-def _section(anchor: str, title: str, *body: str) -> Markup:
-    heading = element("h2", title, id=f"{anchor}-title")
-    return element("section", heading, *body, id=anchor, aria_labelledby=f"{anchor}-title")
-
-
 def _figure(plot: Markup, words: str, *caption: str) -> Markup:
     shown = element("div", plot, role="img", aria_label=words)
     return element("figure", shown, element("figcaption", *caption))
 
 
 def _table(
-    titles: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    *,
-    numbers: Sequence[int] = (),
-    class_: str = "cards",
+    titles: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[int] = ()
 ) -> Markup:
     """A table whose rows become cards on a narrow screen, each value beside its title."""
 
@@ -558,19 +613,19 @@ def _table(
         kind = {"class_": "number"} if i in numbers else {}
         return element("td", element("span", value), data_label=titles[i], **kind)
 
-    head = element(
-        "tr",
-        *(
-            element("th", title, scope="col", **({"class_": "number"} if i in numbers else {}))
-            for i, title in enumerate(titles)
-        ),
-    )
+    head = [_column(title, number=i in numbers) for i, title in enumerate(titles)]
     body = [element("tr", *(cell(i, value) for i, value in enumerate(row))) for row in rows]
-    return element(
-        "div",
-        element("table", element("thead", head), element("tbody", *body), class_=class_),
-        class_="wide",
-    )
+    parts = (element("thead", element("tr", *head)), element("tbody", *body))
+    return _wide(element("table", *parts, class_="cards"))
+
+
+def _column(title: str, *, number: bool) -> Markup:
+    kind = {"class_": "number"} if number else {}
+    return element("th", title, scope="col", **kind)
+
+
+def _wide(table: Markup) -> Markup:
+    return element("div", table, class_="wide")
 
 
 _SIGNS = {"pass": "✓", "warn": "!", "fail": "✗"}
@@ -615,12 +670,14 @@ def _value(gate: Gate, value: float) -> str:
 
 
 def _number(value: float, form: str) -> str:
-    return format(value, form).replace("-", "−") if math.isfinite(value) else "–"
+    if not math.isfinite(value):
+        return "–"
+    shown = format(value, form)
+    return shown.lstrip("-") if float(shown) == 0 else shown.replace("-", "−")
 
 
-def _degrees(value: float) -> str:
-    shown = _number(value, ".1f")
-    return f"{'0.0' if shown == '−0.0' else shown}°"
+def _degrees(value: float, form: str = ".1f") -> str:
+    return f"{_number(value, form)}°" if math.isfinite(value) else "–"
 
 
 def _share(value: float) -> str:
@@ -629,7 +686,7 @@ def _share(value: float) -> str:
     percent = 100 * value
     if 99.9 < percent < 100:
         return "> 99.9 %"
-    return f"{percent:.0f} %" if percent in {0.0, 100.0} else f"{percent:.1f} %"
+    return f"{percent:.1f}".removesuffix(".0") + " %"
 
 
 def _median(values: Floats) -> float:
