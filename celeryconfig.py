@@ -13,7 +13,6 @@ worker_consumer = "cis_tasks.broker.consumer:Consumer"  # no message stops it, n
 broker_transport_options = {
     "predefined_queues": QueueUrls(),  # never list or create job queues: the template owns them
     "queue_name_prefix": settings().control_prefix,  # control and reply queues, one per process
-    "polling_interval": 0.05,  # kombu's 1 s would cap a worker at one job a second
     "wait_time_seconds": 20,  # longest long poll: fewest empty receives
 }
 broker_connection_retry_on_startup = True  # a worker may boot before its network does
@@ -37,7 +36,7 @@ worker_prefetch_multiplier = 1  # a GPU host hoards no work that others could do
 # One job at a time per process; CUDA lives in the pool's child only.
 worker_pool = "prefork"
 worker_concurrency = 1
-task_time_limit = settings().time_limit_s  # a hung job ends before its message reappears
+task_time_limit = settings().time_limit_s  # a hung job ends
 task_track_started = True  # "started" tells waiting from running
 
 # Messages carry S3 references: JSON, and nothing that could run code.

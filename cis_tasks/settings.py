@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     """Longest wait between two attempts."""
 
     time_limit_s: int = Field(1_700, gt=0, le=43_200)
-    """A job is stopped after this long; below the queue's visibility timeout."""
+    """A job is stopped after this long."""
 
     scratch: Path | None = None
     """Folder for a job's working files; the system's temporary folder where unset."""

@@ -45,14 +45,15 @@ class Attention:
 
     def rest(self, stopped: threading.Event) -> None:
         """Return at once while attentive; else after the pause, or when that changes."""
-        if self._holds_jobs():
-            self.on_job()
         end_s = time.monotonic() + self.pause_s
         while self._lapsed() and time.monotonic() < end_s and not stopped.is_set():
             self._renewed.clear()
             self._renewed.wait(1.0)
 
     def _lapsed(self) -> bool:
+        if self._holds_jobs():
+            self.on_job()
+            return False
         return time.monotonic() > self._until_s
 
     @staticmethod

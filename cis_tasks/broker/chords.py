@@ -17,7 +17,8 @@ The objects of one chord lie below ``<group id>/``:
 
 A listing tells all of it. Whoever ends the last member claims the chord and starts its body. If it
 dies in between, its message comes back, the claim is found to be its own, and the body is started
-again: under the same task id, so that SQS drops the repetition if the first start had got through.
+if nothing is stored of it: under the same task id, so that SQS drops the repetition if the first
+start had got through a moment ago.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from celery import states
@@ -32,6 +34,14 @@ from celery import states
 from cis_tasks.broker.objects import ConditionError, Objects
 
 UNORDERED = 99_999_999  # index of a member that has none: after all others
+
+
+class Claim(Enum):
+    """Who starts the body."""
+
+    MINE = "mine"
+    MINE_BEFORE = "mine, from an earlier run of this member"
+    ANOTHERS = "another member's"
 
 
 @dataclass(frozen=True)
@@ -141,22 +151,20 @@ class Chord:
             has_header="header" in names,
         )
 
-    def claim(self, task_id: str) -> bool:
-        """Take it on to start the body.
+    def claim(self, task_id: str) -> Claim:
+        """Take it on to start the body, unless another member has.
 
         Args:
             task_id: the member that does.
-
-        Returns:
-            Whether the claim is this member's, of now or of an earlier run of it.
         """
         key = f"{self.root}claim"
         try:
             self.objects.replace(key, json.dumps(task_id).encode(), None)
         except ConditionError:
             found = self.objects.get(key)
-            return found is not None and json.loads(found.body) == task_id
-        return True
+            mine = found is not None and json.loads(found.body) == task_id
+            return Claim.MINE_BEFORE if mine else Claim.ANOTHERS
+        return Claim.MINE
 
     def parts(self, count: Count) -> list[bytes]:
         """The encoded parts of all members, in the order of the header."""

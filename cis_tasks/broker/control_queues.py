@@ -16,6 +16,7 @@ from hashlib import sha256
 from queue import Empty
 from typing import Any, Literal
 
+from botocore.client import Config
 from botocore.exceptions import ClientError
 from kombu.transport import SQS, virtual
 from kombu.transport.SQS.SNS import SNS
@@ -38,6 +39,12 @@ REPLIES_OF_ALL = "replies"  # one queue of the process serves them all
 REPLY_EXCHANGE = re.compile(r"reply\..+\.pidbox$")
 REPLY_HEADER = "reply_queue"
 
+CLIENT_CONFIG: dict[str, Any] = {
+    "connect_timeout": 5,
+    "read_timeout": LONGEST_POLL_S + 10,
+    "retries": {"mode": "standard", "total_max_attempts": 3},
+    "max_pool_connections": 32,  # threads share the client
+}
 SENT_THROUGH_SNS = {"topic": Topic, "fanout": Fanout}
 AGAIN_S = 1.0  # SQS may need a second until everybody sees a new queue
 
@@ -59,7 +66,7 @@ class ControlQueues(SQS.Channel):
     """
 
     supports_fanout = True
-    exchange_types = {**virtual.Channel.exchange_types, **SENT_THROUGH_SNS}
+    exchange_types = virtual.Channel.exchange_types | SENT_THROUGH_SNS
 
     # ------------------------------------------------------------------ names and clients
 
@@ -69,6 +76,11 @@ class ControlQueues(SQS.Channel):
             return queue_name
         owned = self._owned(queue_name)
         return owned.name if owned else self._fitting(self.queue_name_prefix + queue_name)
+
+    @property
+    def installation(self) -> str:
+        """What the names of its own queues and topics begin with."""
+        return self._fitting(self.queue_name_prefix)
 
     def sqs(self, queue: str | None = None) -> Any:
         """The boto3 client for a queue; that of the whole process for all but job queues."""
@@ -100,10 +112,13 @@ class ControlQueues(SQS.Channel):
             repr(self.transport_options.get("client-config")),
             *sorted(item for item in os.environ.items() if item[0].startswith("AWS_")),
         )
+        config = Config(**{**CLIENT_CONFIG, **(self.transport_options.get("client-config") or {})})
         return belongings().client(
             made_for,
             lambda: calls.watch(
-                self._new_boto_client(service, self.region, info.userid, info.password)
+                self._new_boto_client(
+                    service, self.region, info.userid, info.password, config=config
+                )
             ),
         )
 
@@ -179,7 +194,7 @@ class ControlQueues(SQS.Channel):
         )
         tags = {
             **(self.transport_options.get("queue_tags") or {}),
-            **mine.owner.tags(self.queue_name_prefix),
+            **mine.owner.tags(self.installation),
         }
         attributes = self.transport_options.get("sqs-creation-attributes") or {}
         visibility = {"VisibilityTimeout": str(self.visibility_timeout)}
@@ -199,9 +214,9 @@ class ControlQueues(SQS.Channel):
         belongings().drop(self._owned_key(queue))
 
     def _reap_in_background(self) -> None:
-        prefix = self.queue_name_prefix
-        if prefix:  # without, this would look at every queue of the account
-            arguments = (self._control_client("sqs"), self._control_client("sns"), prefix)
+        if self.installation:  # without, this would look at every queue of the account
+            clients = self._control_client("sqs"), self._control_client("sns")
+            arguments = (*clients, self.installation)
             threading.Thread(
                 target=reaper.reap_quietly, args=arguments, name="reaper", daemon=True
             ).start()
@@ -282,7 +297,7 @@ class ControlQueues(SQS.Channel):
 
     def _reply(self, name: str, body: str, *, again: bool = True) -> None:
         """Send to another process's reply queue, if it still has one."""
-        if not name.startswith(self._fitting(self.queue_name_prefix)):
+        if not name.startswith(self.installation):
             logger.warning("Did not reply to %s, which is none of this installation's", name)
             return
         url = self._find(name)
@@ -349,12 +364,12 @@ class ControlQueues(SQS.Channel):
         return result
 
     def basic_cancel(self, consumer_tag: str) -> Any:
-        """End a consumer; an event queue goes with it, a mailbox stays for the next."""
+        """End a consumer; its queue goes with it, but for that of replies."""
         queue = self._tag_to_queue.get(consumer_tag)
         result = super().basic_cancel(consumer_tag)
         if queue is not None and self._owned(queue) is not None:
             self.connection.stop_reading(queue)
-            if not MAILBOX.match(queue):
+            if not REPLIES.match(queue):
                 self._disown(queue)
         return result
 

@@ -64,10 +64,17 @@ class Dispatcher(EventDispatcher):  # type: ignore[misc]  # celery is untyped
         self._ended = threading.Event()
         options["on_send_buffered"] = self._collected.set
         super().__init__(*args, **options)
-        window_s = self.app.conf.broker_transport_options.get("event_window_seconds")
-        self._window_s = WINDOW_S if window_s is None else float(window_s)
+
+    def enable(self) -> None:
+        """Send from now on."""
+        super().enable()
         if self.buffer_group:
-            threading.Thread(target=self._send_collected, name="events", daemon=True).start()
+            self._collected, self._ended = threading.Event(), threading.Event()
+            self.on_send_buffered = self._collected.set
+            arguments = (self._collected, self._ended)
+            threading.Thread(
+                target=self._send_collected, args=arguments, name="events", daemon=True
+            ).start()
 
     def close(self) -> None:
         """Send what is left, and end."""
@@ -76,16 +83,17 @@ class Dispatcher(EventDispatcher):  # type: ignore[misc]  # celery is untyped
         self._send_rest()
         super().close()
 
-    def _send_collected(self) -> None:
-        while not self._ended.is_set():
-            self._collected.wait()
-            self._ended.wait(self._window_s)  # let others join the first
-            self._collected.clear()
+    def _send_collected(self, collected: threading.Event, ended: threading.Event) -> None:
+        window_s = self.app.conf.broker_transport_options.get("event_window_seconds", WINDOW_S)
+        while not ended.is_set():
+            collected.wait()
+            ended.wait(window_s)  # let others join the first
+            collected.clear()
             try:
                 self.flush()
             except Exception:  # the thread must outlive one failure; the events stay collected
                 logger.exception("Events could not be sent")
-                self._collected.set()
+                collected.set()
 
     def _send_rest(self) -> None:
         """Through a connection of its own: Celery closes the dispatcher's first."""

@@ -107,8 +107,9 @@ def _replacement(headers: Mapping[str, Any]) -> str:
 
 def _publisher(headers: Mapping[str, Any], body: object) -> str:
     """A mark of the arguments where a task publishes: one callback may follow several tasks."""
-    if not headers.get("parent_id") or not isinstance(body, (tuple, list)):
-        return ""
+    parent = headers.get("parent_id")
+    if not parent or parent == headers["id"] or not isinstance(body, (tuple, list)):
+        return ""  # a retry's parent is the task itself
     return ":" + _hash(list(body[:2]))
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from celery import Celery
 from celery.app.utils import find_app
 
-from cis_tasks.broker.attention import AFTER_COMMAND_S
+from cis_tasks.broker.attention import AFTER_COMMAND_S, PAUSE_S
 from cis_tasks.errors import SettingsError
 
 try:
@@ -32,11 +32,13 @@ try:
     from flower.app import Flower, rewrite_handler
     from flower.options import options
     from flower.views.broker import BrokerView
+    from tornado.ioloop import PeriodicCallback
     from tornado.web import url
 except ImportError as error:
     raise SettingsError("Flower is not installed: pip install 'cis-tasks[web]'.") from error
 
 PASSWORD_VARIABLE = "CIS_FLOWER_PASSWORD"  # noqa: S105  its name
+MEET_EVERY_S = 1.0
 AGAIN_S = 5.0  # a new subscription to SNS may take a moment to work
 WAKE_EVERY_S = AFTER_COMMAND_S / 2
 COUNTS = {
@@ -87,7 +89,11 @@ def run(argv: Sequence[str], app: Celery | None = None) -> None:
 
 
 class Dashboard(Flower):  # type: ignore[misc]  # flower is untyped
-    """Flower with queue lengths from SQS, and workers that listen while somebody looks."""
+    """Flower with queue lengths from SQS, and workers that listen while somebody looks.
+
+    Flower refuses actions on workers that it has not inspected, and inspects those that answer
+    when it starts. This one inspects the others too, once it hears of them.
+    """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -96,11 +102,14 @@ class Dashboard(Flower):  # type: ignore[misc]  # flower is untyped
             handlers = [rewrite_handler(each, self.options.url_prefix) for each in handlers]
         self.add_handlers(".*", handlers)
         self._woken_s = float("-inf")
+        self._asked_s: dict[str, float] = {}
+        self._meeting = PeriodicCallback(self._meet_workers, MEET_EVERY_S * 1000)
 
     def start(self) -> None:
         """Serve; workers that do not send task events are asked to."""
         self.io_loop.add_callback(self._tell_workers, "enable_events")
         self.io_loop.call_later(AGAIN_S, self._tell_workers, "heartbeat")
+        self._meeting.start()
         super().start()
 
     def log_request(self, handler: Any) -> None:
@@ -110,6 +119,14 @@ class Dashboard(Flower):  # type: ignore[misc]  # flower is untyped
         if opened and time.monotonic() - self._woken_s > WAKE_EVERY_S:
             self._woken_s = time.monotonic()
             self.io_loop.add_callback(self._tell_workers, "heartbeat")
+
+    def _meet_workers(self) -> None:
+        now_s = time.monotonic()
+        for name, worker in list(self.events.state.workers.items()):
+            asked_s = self._asked_s.get(name, float("-inf"))
+            if worker.alive and name not in self.workers and now_s - asked_s > PAUSE_S:
+                self._asked_s[name] = now_s
+                self.update_workers(name)
 
     async def _tell_workers(self, what: str) -> None:
         await asyncio.to_thread(self.capp.control.broadcast, what)

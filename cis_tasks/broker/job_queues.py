@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
 from queue import Empty
@@ -21,6 +22,7 @@ from kombu.utils.json import dumps
 
 from cis_tasks.broker import bulk, calls, fifo, poison
 from cis_tasks.broker.flush import JobQueue
+from cis_tasks.broker.groups import Groups
 from cis_tasks.broker.leases import EXIT_TIMEOUT_S, Leases
 from cis_tasks.broker.receiver import GIVE_UP_S, Receiver, Room, Work
 
@@ -50,6 +52,8 @@ class JobQueues(SQS.Channel):
         self._arrived: deque[tuple[str, Sequence[Mapping[str, Any]]]] = deque()
         self._job_queues: dict[str, JobQueue] = {}
         self._visibility_asked: set[str] = set()
+        self._attempts: dict[str, str] = {}
+        self._groups = Groups()
         self._job_clients: dict[tuple[str, int], Any] = {}
         super().__init__(connection, **kwargs)
 
@@ -121,7 +125,12 @@ class JobQueues(SQS.Channel):
         job_queue = self._job_queue(queue) if self._is_job_queue(queue) else None
         wait_s = self.wait_time_seconds
         params = self._receive_params(queue, url, count, wait_s)
+        if queue.endswith(".fifo"):
+            # After a lost answer SQS gives the same messages again to the same attempt.
+            attempt = self._attempts.setdefault(queue, uuid.uuid4().hex)
+            params["ReceiveRequestAttemptId"] = attempt
         answer = self._job_client(queue, wait_s + POLL_MARGIN_S).receive_message(**params)
+        self._attempts.pop(queue, None)
         messages: Sequence[Mapping[str, Any]] = answer.get("Messages") or ()
         if job_queue:
             self.leases.add(job_queue, messages)
@@ -129,6 +138,9 @@ class JobQueues(SQS.Channel):
 
     def _receive_params(self, queue: str, url: str, count: int, wait_s: int) -> dict[str, Any]:
         names = {name: value for name, value in self.get_message_attributes.items() if value}
+        system = set(names.get("MessageSystemAttributeNames", ()))
+        if not system & {"All", "ALL"}:
+            names["MessageSystemAttributeNames"] = sorted(system | {"MessageGroupId"})
         if queue in self._visibility_asked:
             names["VisibilityTimeout"] = self._job_queues[queue].visibility_s
         return {
@@ -173,7 +185,10 @@ class JobQueues(SQS.Channel):
             self.leases.release(handle)
             return
         payload = self._parse(message, queue, url)
-        if payload is None or not self.leases.give(handle, _label(payload)):
+        if payload is None or not self._may_go(queue, message):
+            return
+        if not self.leases.give(handle, _label(payload)):
+            self._groups.leave(handle)
             return
         try:
             callback(payload)
@@ -182,6 +197,22 @@ class JobQueues(SQS.Channel):
         except Exception as error:
             logger.exception("%s could not be taken and is given back", _label(payload))
             self._refuse(queue, message, error)
+
+    def _may_go(self, queue: str, message: Mapping[str, Any]) -> bool:
+        group = message.get("Attributes", {}).get("MessageGroupId")
+        return group is None or self._groups.enter((queue, group), message)
+
+    def _go_on(self, queue: str, handle: str, *, done: bool) -> None:
+        """Let what waits behind a settled message go; after a failure it goes back with it."""
+        behind, loop = self._groups.leave(handle), self.hub
+        if not behind:
+            return
+        if done and loop is not None:
+            self._arrived.append((queue, behind))
+            loop.call_soon(self._hand_over_all)
+        else:
+            for message in behind:
+                self.leases.release(message["ReceiptHandle"])
 
     def _give_up(self, reason: str) -> None:
         logger.critical("The worker ends, because it can receive no more: %s", reason)
@@ -256,12 +287,14 @@ class JobQueues(SQS.Channel):
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
         """Delete a message whose effect is done, together with others."""
-        if self._job_queue_of(delivery_tag) is None:
+        queue = self._job_queue_of(delivery_tag)
+        if queue is None:
             super().basic_ack(delivery_tag, multiple)
             return
         if not self.leases.delete(delivery_tag):
             logger.info("A message that was given back or lost is not deleted: %s", delivery_tag)
         self.qos.ack(delivery_tag)
+        self._go_on(queue, delivery_tag, done=True)
 
     def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Give a message back; without ``requeue``, for the redrive policy to count."""
@@ -276,6 +309,7 @@ class JobQueues(SQS.Channel):
         else:
             self._reject(queue, delivery_tag)
         self.qos.ack(delivery_tag)
+        self._go_on(queue, delivery_tag, done=False)
 
     def _backoff_s(self, delivery_tag: str, queue: str) -> int:
         policy = self.predefined_queues[queue].get("backoff_policy") or {}

@@ -82,6 +82,8 @@ class Leases:
         self.settled = threading.Condition(self._lock)
         self._tick = threading.Condition(self._lock)
         self._leases: dict[str, Lease] = {}
+        self._open = 0
+        self._wakes_s = 0.0  # when the keeper looks again
         self._outbox = Outbox(self._on_sent, send_batch=self._send, window_s=window_s)
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -90,10 +92,13 @@ class Leases:
         self.outlive_channel = False
         _alive.add(self)
 
-    def add(self, queue: JobQueue, messages: Iterable[Mapping[str, Any]]) -> None:
-        """Keep messages that have just been received."""
+    def add(self, queue: JobQueue, messages: Collection[Mapping[str, Any]]) -> None:
+        """Keep messages that have just been received; after `close`, give them back at once."""
         now_s = time.monotonic()
         with self._lock:
+            if self._closed:
+                _give_back(queue, messages)
+                return
             for message in messages:
                 self._leases[message["ReceiptHandle"]] = Lease(
                     queue=queue,
@@ -103,10 +108,12 @@ class Leases:
                     due_s=now_s + queue.visibility_s / 3,
                     job=f"message {message.get('MessageId')}",
                 )
+                self._open += 1
             if self._thread is None and self._leases:
                 self._thread = threading.Thread(target=self._keep, name="sqs-leases", daemon=True)
                 self._thread.start()
-            self._tick.notify_all()
+            if now_s + queue.visibility_s / 3 < self._wakes_s:
+                self._tick.notify_all()
 
     def give(self, handle: str, job: str) -> bool:
         """Note that a message goes to the consumer.
@@ -124,8 +131,7 @@ class Leases:
     @property
     def open(self) -> int:
         """How many messages are here and not settled."""
-        with self._lock:
-            return sum(lease.phase in OPEN for lease in self._leases.values())
+        return self._open
 
     def delete(self, handle: str) -> bool:
         """Settle a message whose effect is done; it stays leased until SQS has deleted it.
@@ -199,6 +205,7 @@ class Leases:
             lease = self._leases.get(handle)
             if lease is None or lease.phase not in OPEN:
                 return False
+            self._open -= 1
             if lease.lost:  # SQS has given it to another worker, whose business it is now
                 del self._leases[handle]
             else:
@@ -231,9 +238,12 @@ class Leases:
         while True:
             with self._lock:
                 while not self._closed and not (due := self._due()):
-                    self._tick.wait(self._pause_s())
+                    pause_s = self._pause_s()
+                    self._wakes_s = float("inf") if pause_s is None else time.monotonic() + pause_s
+                    self._tick.wait(pause_s)
                 if self._closed:
                     return
+                self._wakes_s = 0.0
             try:
                 for batch in flush.batches(due):
                     self._extend(batch)
@@ -313,6 +323,13 @@ class Leases:
             lease.queue.name,
             reason,
         )
+
+
+def _give_back(queue: JobQueue, messages: Iterable[Mapping[str, Any]]) -> None:
+    entries = [Entry(queue, message["ReceiptHandle"], visibility_s=0) for message in messages]
+    for batch in flush.batches(entries):
+        for refusal in flush.send(batch).values():
+            logger.warning("A message of %s is hidden for a while: %s", queue.name, refusal.reason)
 
 
 def alive() -> list[Leases]:

@@ -183,7 +183,8 @@ def _try(call: Callable[[], object], what: str) -> None:
     try:
         call()
     except (ClientError, BotoCoreError) as error:
-        logger.warning("%s was left behind, for the reaper: %s", what, error)
+        if not is_gone(error):
+            logger.warning("%s was left behind, for the reaper: %s", what, error)
 
 
 def _start_anew() -> None:

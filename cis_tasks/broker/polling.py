@@ -12,8 +12,7 @@ import logging
 import threading
 from base64 import b64decode
 from binascii import Error as BinasciiError
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +28,9 @@ logger = logging.getLogger(__name__)
 LONGEST_POLL_S = 20  # SQS limit
 MAX_BATCH = 10  # SQS limit
 MAX_BACKOFF_S = 30.0
-MAX_UNREAD = 100
 GONE = {"QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue"}
 
 Payload = dict[str, Any]
-Read = Callable[[Payload], None]
 
 
 class Inbox:
@@ -105,7 +102,6 @@ class Poller:
         self._routes = routes
         self._lock = threading.Lock()
         self._readers: dict[str, Inbox] = {}
-        self._unread: deque[Payload] = deque(maxlen=MAX_UNREAD)
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
         self.gone = False  # somebody has deleted the queue
@@ -114,8 +110,6 @@ class Poller:
         """Read for the consumer of the queue that AMQP calls ``name``."""
         with self._lock:
             self._readers[name] = inbox
-            while self._unread:
-                inbox.put(name, self._unread.popleft())
             if self._thread is None:
                 self._stopped.clear()
                 self._thread = threading.Thread(
@@ -141,7 +135,7 @@ class Poller:
             try:
                 arrived = self._receive()
                 self._queue.say_alive()
-            except (ClientError, BotoCoreError) as error:
+            except Exception as error:  # the thread must outlive whatever is wrong just now
                 if is_gone(error):
                     return self._fail(error)
                 failures += 1
@@ -160,20 +154,14 @@ class Poller:
             return True
 
     def _receive(self) -> bool:
-        """One long poll; messages are deleted before they are handed over: at most once each."""
+        """One long poll."""
         queue = self._queue
         messages = queue.sqs.receive_message(
             QueueUrl=queue.url, MaxNumberOfMessages=MAX_BATCH, WaitTimeSeconds=queue.wait_s
         ).get("Messages", [])
         if not messages:
             return False
-        queue.sqs.delete_message_batch(
-            QueueUrl=queue.url,
-            Entries=[
-                {"Id": str(number), "ReceiptHandle": message["ReceiptHandle"]}
-                for number, message in enumerate(messages)
-            ],
-        )
+        self._delete(messages)
         for message in messages:
             payload = parse(message.get("Body", ""))
             if payload is None:
@@ -182,18 +170,27 @@ class Poller:
                 self._hand_over(payload)
         return True
 
+    def _delete(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Delete messages before they take effect, so that each does so once."""
+        try:
+            self._queue.sqs.delete_message_batch(
+                QueueUrl=self._queue.url,
+                Entries=[
+                    {"Id": str(number), "ReceiptHandle": message["ReceiptHandle"]}
+                    for number, message in enumerate(messages)
+                ],
+            )
+        except (ClientError, BotoCoreError) as error:  # better twice than never
+            logger.warning("Messages on %s could not be deleted: %s", self._queue.name, error)
+
     def _hand_over(self, payload: Payload) -> None:
         with self._lock:
-            if not self._routes:
-                for name, inbox in self._readers.items():
-                    inbox.put(name, payload)
-                if not self._readers:
-                    self._unread.append(payload)
-                return
+            readers = dict(self._readers)
+        if self._routes:
             name = address(payload)
-            inbox_of_reader = self._readers.get(name)
-        if inbox_of_reader is not None:  # else its caller has stopped waiting
-            inbox_of_reader.put(name, payload)
+            readers = {name: readers[name]} if name in readers else {}  # else nobody waits for it
+        for name, inbox in readers.items():
+            inbox.put(name, payload)
 
     def _fail(self, error: Exception) -> None:
         with self._lock:
@@ -207,7 +204,7 @@ class Poller:
             return
         pause_s = min(2.0 ** (failures - 1), MAX_BACKOFF_S)
         logger.warning(
-            "%s could not be polled, trying again in %.0f s: %s", self._queue.name, pause_s, error
+            "%s could not be polled, trying again in %.0f s: %r", self._queue.name, pause_s, error
         )
         self._stopped.wait(pause_s)
 

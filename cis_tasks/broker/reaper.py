@@ -46,7 +46,7 @@ def reap_of(app: Any) -> list[str]:
     """`reap` for a Celery app that uses `cis_tasks.broker.transport`."""
     with app.connection_for_write() as connection:
         channel = connection.default_channel
-        return reap(channel.sqs(), channel.fanout.get_client(), channel.queue_name_prefix)
+        return reap(channel.sqs(), channel.fanout.get_client(), channel.installation)
 
 
 def reap_quietly(sqs: Any, sns: Any, installation: str) -> None:

@@ -30,7 +30,7 @@ from celery.utils.log import get_logger
 from kombu.utils.encoding import bytes_to_str, ensure_bytes
 
 from cis_tasks.broker import replies
-from cis_tasks.broker.chords import Chord, Count, Part
+from cis_tasks.broker.chords import Chord, Claim, Count, Part
 from cis_tasks.broker.clients import Access
 from cis_tasks.broker.objects import Objects, Stored
 from cis_tasks.broker.replies import Exchange, Reply, ReplyQueue
@@ -288,13 +288,17 @@ class Backend(BaseKeyValueStoreBackend, AsyncBackendMixin):  # type: ignore[misc
         count = chord.count()
         if count.done:
             chord.drop(part)
-        elif count.complete and chord.claim(task_id):
-            with self._answering_as(request):
-                self._start_body(chord, count, request)
-            chord.close()
-
-    def _start_body(self, chord: Chord, count: Count, request: Any) -> None:
+            return
+        claim = chord.claim(task_id) if count.complete else Claim.ANOTHERS
+        if claim is Claim.ANOTHERS:
+            return
         body = maybe_signature(request.chord, app=self.app)
+        if claim is Claim.MINE or not (body.id and self.task_result_exists(body.id)):
+            with self._answering_as(request):
+                self._start_body(chord, count, body, request)
+        chord.close()
+
+    def _start_body(self, chord: Chord, count: Count, body: Any, request: Any) -> None:
         if addresses := self._addresses(request):
             body.options["reply_to"] = ",".join(addresses)
         try:

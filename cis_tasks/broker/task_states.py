@@ -114,7 +114,9 @@ class TaskStates:
             if state is None:  # another state came in the meantime
                 return
             try:
-                self._write(key, task, state)
+                task.etag = self._objects.replace(key, state.body, task.etag, state.metadata)
+            except ConditionError:
+                pass  # it is old news: another process has stored a newer state
             except Exception as error:  # news of a task must not end anything
                 log.warning("the progress of a task was not stored as %s: %s", key, error)
 

@@ -233,6 +233,7 @@ def test_a_retry_keeps_the_group_of_its_session(
     session = Session(cloud, tmp_path, fail=1).upload()
     sqs, url = boto3.client("sqs"), cloud.stack.queue_urls["spine"]
     eventually(lambda: "Retry in" in worker.log.read_text())
+    eventually(lambda: sum(vars(cloud.queue_counts()["spine"]).values()) == 1)
     worker.kill()  # holds the retry until it is due; without it the message comes back
 
     def retry() -> Any:
