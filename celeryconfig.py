@@ -8,9 +8,11 @@ from cis_tasks.settings import settings
 
 # Broker: SQS, found and signed for by boto3's standard chain (AWS_ENDPOINT_URL, roles, region).
 broker_url = "sqs://"
+broker_transport = "cis_tasks.broker.transport:Transport"  # leases, remote control, events
+worker_consumer = "cis_tasks.broker.consumer:Consumer"  # no message stops it, nothing is hoarded
 broker_transport_options = {
     "predefined_queues": QueueUrls(),  # never list or create job queues: the template owns them
-    "polling_interval": 0.05,  # kombu's 1 s would cap a worker at one job a second
+    "queue_name_prefix": settings().control_prefix,  # control and reply queues, one per process
     "wait_time_seconds": 20,  # longest long poll: fewest empty receives
 }
 broker_connection_retry_on_startup = True  # a worker may boot before its network does
@@ -34,7 +36,7 @@ worker_prefetch_multiplier = 1  # a GPU host hoards no work that others could do
 # One job at a time per process; CUDA lives in the pool's child only.
 worker_pool = "prefork"
 worker_concurrency = 1
-task_time_limit = settings().time_limit_s  # a hung job ends before its message reappears
+task_time_limit = settings().time_limit_s  # a hung job ends
 task_track_started = True  # "started" tells waiting from running
 
 # Messages carry S3 references: JSON, and nothing that could run code.
@@ -45,14 +47,14 @@ result_accept_content = ["json"]
 task_protocol = 2  # what the Lambda writes
 
 # Results: states in the output bucket; files and manifest are written by the job itself.
-result_backend = "s3"
+result_backend = "cis_tasks.broker.results:Backend"  # kept in S3, pushed to who waits
 s3_bucket = settings().output_bucket
 s3_base_path = settings().results_prefix
 result_extended = True  # name and worker beside each state
 result_expires = None  # the bucket's lifecycle rule removes old states
 
-# Celery's own remote control needs broadcast, which SQS does not offer.
-worker_enable_remote_control = False
+# Events: for Flower and `celery events`.
+worker_send_task_events = True
 
 # Logs: one line per event, from our own set-up.
 worker_hijack_root_logger = False

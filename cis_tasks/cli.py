@@ -174,6 +174,25 @@ def worker(
     os.execv(sys.executable, [*command, *context.args])  # noqa: S606  no shell is wanted
 
 
+@app.command(
+    rich_help_panel="Machines",
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    },
+)
+def flower(context: typer.Context) -> None:
+    """Serve the Flower dashboard on 127.0.0.1:5555, behind a password.
+
+    Further arguments are Flower's; `cis flower --help` lists them.
+    """
+    from cis_tasks.app import app as celery_app
+    from cis_tasks.broker.flower import run
+
+    run(context.args, celery_app)
+
+
 def main() -> None:
     """Run ``cis``; what goes wrong is told in one line, not as a traceback."""
     from cis_tasks.console import errors

@@ -31,6 +31,9 @@ class Settings(BaseSettings):
     results_prefix: str = "celery/results/"
     """Where in the output bucket Celery keeps task states."""
 
+    control_prefix: str = Field("cis-control-", pattern=r"^[A-Za-z0-9_-]{1,30}$")
+    """Begins the names of control and reply queues and topics; one per installation."""
+
     max_attempts: int = Field(3, ge=1, le=100)
     """How often a job is run before its message is left to the dead-letter queue."""
 
@@ -41,7 +44,7 @@ class Settings(BaseSettings):
     """Longest wait between two attempts."""
 
     time_limit_s: int = Field(1_700, gt=0, le=43_200)
-    """A job is stopped after this long; below the queue's visibility timeout."""
+    """A job is stopped after this long."""
 
     scratch: Path | None = None
     """Folder for a job's working files; the system's temporary folder where unset."""

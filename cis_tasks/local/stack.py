@@ -48,6 +48,8 @@ class Names:
     lambda_role_name: str = ""
     worker_role_name: str = ""
     client_policy_name: str = ""
+    control_policy_name: str = ""
+    control_prefix_name: str = ""
 
     @classmethod
     def unique(cls, suffix: str) -> Names:
@@ -68,6 +70,8 @@ class Names:
             lambda_role_name=f"CIS_Lambda_S3_{suffix}",
             worker_role_name=f"CIS_Worker_{suffix}",
             client_policy_name=f"CIS_Client_{suffix}",
+            control_policy_name=f"CIS_Control_{suffix}",
+            control_prefix_name=f"cis-control-{suffix}-",
         )
 
     def parameters(self) -> dict[str, str]:
@@ -110,7 +114,11 @@ class Stack:
     @property
     def environment(self) -> dict[str, str]:
         """The environment variables that `cis_tasks.settings` reads."""
-        variables = {"CIS_INPUT_BUCKET": self.input_bucket, "CIS_OUTPUT_BUCKET": self.output_bucket}
+        variables = {
+            "CIS_INPUT_BUCKET": self.input_bucket,
+            "CIS_OUTPUT_BUCKET": self.output_bucket,
+            "CIS_CONTROL_PREFIX": self.outputs["ControlPrefix"],
+        }
         queues = {f"CIS_QUEUE_URL_{name.upper()}": url for name, url in self.queue_urls.items()}
         return {**variables, **queues}
 

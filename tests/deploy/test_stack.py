@@ -111,7 +111,7 @@ def test_queues_are_those_of_the_environment(cloud: Cloud) -> None:
         assert cloud.environment[f"CIS_QUEUE_URL_{pipeline.upper()}"] == url
         found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
         assert found["FifoQueue"] == "true"
-        assert found["VisibilityTimeout"] == "1800"
+        assert found["VisibilityTimeout"] == "120"
         dead = json.loads(found["RedrivePolicy"])["deadLetterTargetArn"].rpartition(":")[2]
         assert cloud.stack.dead_letter_urls[pipeline].endswith(f"/{dead}")
 

@@ -56,7 +56,7 @@ def files(tmp_path: Path) -> list[str]:
 def test_help_lists_the_commands() -> None:
     done = cis("--help")
     assert done.returncode == 0
-    for command in ("up", "demo", "sample", "submit", "status", "results", "worker"):
+    for command in ("up", "demo", "sample", "submit", "status", "results", "worker", "flower"):
         assert f" {command} " in done.stdout
 
 

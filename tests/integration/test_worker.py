@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -177,16 +178,32 @@ def test_a_job_whose_worker_is_killed_is_finished_by_another(
     assert session.manifests() == [manifest]
 
 
-def test_two_workers_with_the_same_job_write_one_manifest(
+def test_a_job_longer_than_the_visibility_timeout_is_started_once(
     cloud: Cloud, start_worker: StartWorker, tmp_path: Path
 ) -> None:
-    # The job outlives its message's visibility, so the second worker gets it too.
     start_worker()
     start_worker()
-    session = Session(cloud, tmp_path, sleep_s=VISIBILITY_S + 3).upload()
-    eventually(lambda: session.runs == 2)
+    session = Session(cloud, tmp_path, sleep_s=2 * VISIBILITY_S).upload()
     [manifest] = eventually(session.manifests)
     eventually(lambda: drained(cloud))
+    assert manifest["attempt"] == 1
+    assert session.runs == 1
+
+
+def test_a_worker_that_froze_past_its_lease_does_not_write_a_second_manifest(
+    cloud: Cloud, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    frozen = start_worker()
+    session = Session(cloud, tmp_path, sleep_s=3).upload()
+    eventually(lambda: session.runs == 1)
+    os.killpg(os.getpgid(frozen.pid), signal.SIGSTOP)
+    start_worker()
+    [manifest] = eventually(session.manifests)
+    os.killpg(os.getpgid(frozen.pid), signal.SIGCONT)
+    eventually(lambda: "effect_owned_by_another" in frozen.log.read_text())
+    eventually(lambda: drained(cloud))
+    assert manifest["worker"].startswith("w1@")
+    assert session.runs == 2
     assert session.manifests() == [manifest]
     latest = json.loads(
         boto3.client("s3")
@@ -216,6 +233,7 @@ def test_a_retry_keeps_the_group_of_its_session(
     session = Session(cloud, tmp_path, fail=1).upload()
     sqs, url = boto3.client("sqs"), cloud.stack.queue_urls["spine"]
     eventually(lambda: "Retry in" in worker.log.read_text())
+    eventually(lambda: sum(vars(cloud.queue_counts()["spine"]).values()) == 1)
     worker.kill()  # holds the retry until it is due; without it the message comes back
 
     def retry() -> Any:
@@ -260,7 +278,7 @@ def test_a_job_that_keeps_failing_ends_in_the_dead_letter_queue_with_no_manifest
     assert session.runs == 3  # maxReceiveCount
     assert session.manifests() == []
     result = cis_tasks.celery.AsyncResult(job_of(session))
-    assert result.state == "FAILURE"
+    eventually(lambda: result.state == "FAILURE", timeout_s=20)
 
 
 def job_of(session: Session) -> str:

@@ -1,0 +1,294 @@
+"""Remote control of real workers, from clients that have no event loop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fleet import SETTINGS, fleet, names, prefix, queues, subscriptions, variables
+from jobs import Jobs, log_of
+from kombu import Exchange, Queue
+
+from cis_tasks.broker.owned import belongings
+from cis_tasks.broker.polling import parse
+from cis_tasks.local.emulator import Emulator
+from support.cloud import eventually, gone
+
+TIMEOUT_S = 2.0
+
+
+@pytest.fixture(scope="module")
+def two(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
+    """A fleet of a prefork worker w1 and a threads worker w2."""
+    with fleet(emulator, tmp_path_factory.mktemp("two")) as jobs:
+        jobs.start(**SETTINGS)
+        jobs.start("--pool", "threads", **SETTINGS)
+        yield jobs
+
+
+@pytest.fixture
+def one(emulator: Emulator, tmp_path: Path) -> Iterator[Jobs]:
+    with fleet(emulator, tmp_path) as jobs:
+        jobs.start(**SETTINGS)
+        yield jobs
+
+
+def node(jobs: Jobs, name: str) -> str:
+    [found] = [
+        node
+        for reply in jobs.app.control.ping(timeout=TIMEOUT_S)
+        for node in reply
+        if node.startswith(f"{name}@")
+    ]
+    return str(found)
+
+
+def ask(jobs: Jobs, worker: str = "w1") -> Any:
+    return jobs.app.control.inspect([node(jobs, worker)], timeout=10)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "active",
+        "active_queues",
+        "clock",
+        "conf",
+        "ping",
+        "registered",
+        "report",
+        "reserved",
+        "revoked",
+        "scheduled",
+        "stats",
+    ],
+)
+def test_every_worker_answers(two: Jobs, question: str) -> None:
+    answers = getattr(two.app.control.inspect(timeout=TIMEOUT_S), question)()
+
+    assert names([answers]) == ["w1", "w2"]
+
+
+def test_an_answer_from_one_worker_does_not_wait_for_the_timeout(two: Jobs) -> None:
+    inspect = ask(two)
+    before = time.monotonic()
+
+    assert inspect.ping()
+
+    assert time.monotonic() - before < 5  # of the 10 that it was given
+
+
+def test_a_caller_waits_no_longer_than_it_wants_to(two: Jobs) -> None:
+    before = time.monotonic()
+
+    assert two.app.control.inspect(["nobody@nowhere"], timeout=0.5).ping() is None
+
+    assert time.monotonic() - before < 5  # a long poll takes longer
+
+
+def test_many_threads_ask_at_once_and_each_gets_its_own_answers(two: Jobs) -> None:
+    answers: list[Any] = []
+
+    def ask_often(question: str) -> None:
+        for _ in range(3):
+            answer = getattr(two.app.control.inspect(timeout=TIMEOUT_S), question)()
+            answers.append((question, answer))
+
+    questions = ["ping", "registered", "active_queues", "clock"]
+    threads = [threading.Thread(target=ask_often, args=(question,)) for question in questions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(answers) == 12
+    kinds = {"ping": "ok", "clock": "clock"}
+    for question, answer in answers:
+        assert names([answer]) == ["w1", "w2"]
+        for reply in answer.values():
+            assert kinds[question] in reply if question in kinds else isinstance(reply, list)
+    assert len(queues(two, "replies-")) == 1
+
+
+def test_the_command_line_asks_from_a_process_of_its_own(two: Jobs) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "jobs_app", "inspect", "ping", "-t", "2"],
+        env={**os.environ, **variables(two)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert "2 nodes online" in done.stdout, done.stdout + done.stderr
+    assert len(queues(two, "replies-")) <= 1  # its own is gone with it
+
+
+def test_a_forked_child_asks_with_a_queue_of_its_own(two: Jobs) -> None:
+    two.app.control.ping(timeout=TIMEOUT_S)
+    ours = queues(two, "replies-")
+    child = os.fork()
+    if child == 0:
+        answered = names(two.app.control.ping(timeout=TIMEOUT_S)) == ["w1", "w2"]
+        belongings().drop_all()
+        os._exit(0 if answered else 1)
+
+    _, status = os.waitpid(child, 0)
+
+    assert status == 0
+    assert queues(two, "replies-") == ours
+
+
+def test_a_running_task_is_found_and_terminated(one: Jobs) -> None:
+    task_id = one.send("mark", "long", 60)
+    eventually(lambda: one.started("long"))
+
+    found = one.app.control.inspect(timeout=TIMEOUT_S).query_task(task_id)
+    one.app.control.revoke(task_id, terminate=True)
+
+    [[state, info]] = [tasks[task_id] for tasks in found.values()]
+    assert (state, info["name"]) == ("active", "mark")
+    eventually(lambda: task_id in log_of(one.workers[0]).partition("erminating")[2])
+    eventually(lambda: not ask(one).active()[node(one, "w1")])
+    assert not one.ended("long")
+
+
+def test_a_waiting_task_is_revoked_by_id_and_by_stamp(one: Jobs) -> None:
+    control = one.app.control
+    control.revoke("11111111-0000-4000-8000-000000000000", reply=True, timeout=TIMEOUT_S)
+    control.revoke_by_stamped_headers({"batch": ["7"]}, reply=True, timeout=TIMEOUT_S)
+
+    one.send("mark", "by-id", task_id="11111111-0000-4000-8000-000000000000")
+    one.app.signature("mark", args=["by-stamp"]).stamp(batch="7").apply_async()
+    one.send("mark", "kept")
+
+    eventually(lambda: one.ended("kept"))
+    eventually(one.drained)
+    assert one.started("by-id") == one.started("by-stamp") == 0
+
+
+def test_limits_pool_and_consumers_are_changed(one: Jobs) -> None:
+    control, at = one.app.control, [node(one, "w1")]
+
+    def change(command: str, *args: Any, **options: Any) -> str:
+        [reply] = getattr(control, command)(
+            *args, **options, destination=at, reply=True, timeout=10
+        )
+        return str(reply[at[0]]["ok"])
+
+    assert "rate limit set" in change("rate_limit", "mark", "10/m")
+    assert "time limits set" in change("time_limit", "mark", soft=30, hard=60)
+    assert "grow" in change("pool_grow", 1)
+    eventually(lambda: len(ask(one).stats()[at[0]]["pool"]["processes"]) == 2)
+    assert "shrink" in change("pool_shrink", 1)
+    assert "no longer consuming" in change("cancel_consumer", one.name)
+    eventually(lambda: not ask(one).active_queues()[at[0]])
+    change("add_consumer", one.name)
+    eventually(lambda: ask(one).active_queues()[at[0]])
+    one.send("mark", "after")
+    eventually(lambda: one.ended("after"))
+
+
+def test_a_queue_that_there_is_not_does_not_stop_a_worker(one: Jobs) -> None:
+    one.app.control.add_consumer("nonsense")
+
+    eventually(lambda: "not in predefined_queues" in log_of(one.workers[0]))
+    one.send("mark", "after")
+    eventually(lambda: one.ended("after"))
+
+
+@pytest.mark.parametrize("body", ["", "{", "e30=", '{"body": 1}', '{"body": "", "properties": {}}'])
+def test_a_malformed_command_does_not_stop_a_worker(two: Jobs, body: str) -> None:
+    [mailbox] = queues(two, "w1_")
+    before = log_of(two.workers[0]).count("not Celery's")
+
+    two.sqs.send_message(QueueUrl=mailbox, MessageBody=body or " ")
+
+    eventually(lambda: log_of(two.workers[0]).count("not Celery's") > before)
+    assert names(two.app.control.ping(timeout=TIMEOUT_S)) == ["w1", "w2"]
+
+
+def test_shutdown_ends_a_worker_and_all_that_it_owned(one: Jobs) -> None:
+    assert subscriptions(one)
+
+    one.app.control.shutdown()
+
+    eventually(lambda: gone(one.workers[0].pid))
+    assert queues(one, "w1_") == subscriptions(one) == []
+
+
+def test_a_child_of_the_pool_leaves_its_parents_mailbox_alone(one: Jobs) -> None:
+    at = node(one, "w1")
+    one.app.control.pool_grow(1, destination=[at], reply=True, timeout=10)
+    one.app.control.pool_shrink(1, destination=[at], reply=True, timeout=10)
+    eventually(lambda: len(ask(one).stats()[at]["pool"]["processes"]) == 1)
+
+    assert ask(one).ping()
+
+
+def test_a_fanout_reaches_all_queues_and_a_topic_those_whose_pattern_matches(two: Jobs) -> None:
+    got: list[tuple[str, Any]] = []
+    news = Exchange("news", type="topic", durable=False)
+    alarm = Exchange("alarm", type="fanout", durable=False)
+
+    def read(name: str) -> Callable[[Any, Any], None]:
+        return lambda body, _message: got.append((name, body))
+
+    with two.app.connection() as connection, two.app.connection() as other:
+        both = []
+        for name, key in (("a", "sport.#"), ("b", "#")):
+            bindings = [
+                Queue(f"{name}.{exchange.name}", exchange, key, auto_delete=True)
+                for exchange in (news, alarm)
+            ]
+            consumer = connection.Consumer(bindings, callbacks=[read(name)], no_ack=True)
+            consumer.consume()
+            both.append(consumer)
+        producer = other.Producer()
+        producer.publish("run", exchange=news, routing_key="sport.run", declare=[news])
+        producer.publish("rain", exchange=news, routing_key="weather", declare=[news])
+        producer.publish("fire", exchange=alarm, declare=[alarm])
+        expected = [("a", "fire"), ("a", "run"), ("b", "fire"), ("b", "rain"), ("b", "run")]
+        eventually(lambda: _drained(connection) or sorted(got) == expected, timeout_s=20)
+        for consumer in both:
+            consumer.cancel()
+
+    assert not [name for name in subscriptions(two) if "news" in name or "alarm" in name]
+
+
+def test_a_process_whose_mailbox_was_deleted_makes_another(one: Jobs) -> None:
+    [mailbox] = queues(one, "w1_")
+
+    one.sqs.delete_queue(QueueUrl=mailbox)
+
+    eventually(lambda: [url for url in queues(one, "w1_") if url != mailbox], timeout_s=30)
+    eventually(lambda: names(one.app.control.ping(timeout=TIMEOUT_S)) == ["w1"])
+
+
+def test_names_are_as_long_as_sqs_allows(one: Jobs) -> None:
+    with one.app.connection() as connection:
+        channel = connection.default_channel
+        name = channel.canonical_queue_name("x" * 200)
+
+        assert len(name) == 80
+        assert name.startswith(prefix(one))
+        assert name != channel.canonical_queue_name("x" * 201)
+
+
+@pytest.mark.parametrize("body", ["", "x", "[]", "null", "{}", "e30=", "[" * 100_000])
+def test_what_is_no_message_is_none(body: str) -> None:
+    assert parse(body) is None
+
+
+def _drained(connection: Any) -> bool:
+    with contextlib.suppress(TimeoutError):
+        connection.drain_events(timeout=0.2)
+    return False

@@ -1,0 +1,84 @@
+"""A worker goes on receiving whatever happens to its receives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from faults import Faulty, faulty
+from jobs import Jobs, MakeJobs, log_of
+
+from cis_tasks.local.emulator import Emulator
+from support.cloud import eventually
+
+
+@pytest.fixture
+def endpoint(emulator: Emulator) -> Iterator[Faulty]:
+    with faulty(emulator.endpoint) as running:
+        yield running
+
+
+@pytest.mark.parametrize("fault", ["500", "403", "garbage", "drop", "hang"])
+def test_a_failed_receive_is_followed_by_another(jobs: Jobs, endpoint: Faulty, fault: str) -> None:
+    worker = jobs.start(
+        environ={"AWS_ENDPOINT_URL": endpoint.url},
+        broker_transport_options={"wait_time_seconds": 1},
+    )
+    times = 1 if fault == "hang" else 3
+    endpoint.fault = lambda operation: fault if operation == "ReceiveMessage" else None
+    before = endpoint.calls["ReceiveMessage"]
+    eventually(lambda: endpoint.calls["ReceiveMessage"] >= before + times)
+    endpoint.fault = lambda _operation: None
+    jobs.send("mark", "a")
+    eventually(lambda: jobs.ended("a") and jobs.drained())
+    assert worker.exit_code is None
+
+
+def test_a_worker_that_cannot_receive_ends_with_a_failure_after_its_job(
+    jobs: Jobs, endpoint: Faulty
+) -> None:
+    jobs.send("mark", "a", 6)
+    worker = jobs.start(
+        "--prefetch-multiplier",
+        "2",
+        environ={"AWS_ENDPOINT_URL": endpoint.url},
+        broker_transport_options={"poll_give_up_s": 1},
+    )
+    eventually(lambda: jobs.started("a"))
+    endpoint.fault = lambda operation: "500" if operation == "ReceiveMessage" else None
+    assert eventually(lambda: worker.exit_code) == 1
+    assert jobs.ended("a")
+    assert jobs.drained()
+    assert "can receive no more" in log_of(worker)
+
+
+def test_one_lost_answer_to_each_kind_of_call_loses_no_job(
+    make_jobs: MakeJobs, endpoint: Faulty
+) -> None:
+    jobs = make_jobs(visibility_s=3)
+    seen: set[str] = set()
+
+    def lose_first(operation: str) -> str | None:
+        if operation in seen:
+            return None
+        seen.add(operation)
+        return "lost"
+
+    endpoint.fault = lose_first
+    jobs.start("--prefetch-multiplier", "4", environ={"AWS_ENDPOINT_URL": endpoint.url})
+    for name in "abcdef":
+        jobs.send("mark", name, 1)
+    eventually(lambda: all(map(jobs.ended, "abcdef")) and jobs.drained())
+    assert {"ReceiveMessage", "DeleteMessageBatch", "GetQueueAttributes"} <= seen
+    assert jobs.dead() == 0
+
+
+def test_under_load_receives_and_deletes_take_ten_messages_each(
+    jobs: Jobs, endpoint: Faulty
+) -> None:
+    for index in range(100):
+        jobs.send("mark", f"m{index}")
+    jobs.start("--prefetch-multiplier", "20", environ={"AWS_ENDPOINT_URL": endpoint.url})
+    eventually(lambda: all(jobs.ended(f"m{index}") for index in range(100)) and jobs.drained())
+    assert endpoint.calls["DeleteMessageBatch"] <= 30
+    assert endpoint.calls["ReceiveMessage"] <= 20 + 5  # the last find nothing
