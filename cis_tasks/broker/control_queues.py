@@ -163,6 +163,8 @@ class ControlQueues(SQS.Channel):
         return (id(self._control_client("sqs")), self.queue_name_prefix, what)
 
     def _owned(self, queue: str) -> OwnedQueue | None:
+        if queue in self.predefined_queues:  # asked for each batch of jobs
+            return None
         return belongings().find(self._owned_key(queue))
 
     def _own(self, queue: str) -> OwnedQueue:

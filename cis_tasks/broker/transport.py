@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from typing import Any
 
@@ -62,12 +63,16 @@ class Transport(SQS.Transport):
     def __init__(self, client: Any, **options: Any) -> None:
         super().__init__(client, **options)
         self.inbox = Inbox(self._hand_over)
+        self._watched = socket.socketpair()
         self._read: dict[str, tuple[ControlQueues, OwnedQueue]] = {}
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Let a worker's event loop read, instead of calls of `drain_events`."""
         super().register_with_event_loop(connection, loop)
         self.inbox.loop = loop
+        # A loop without a file to watch sleeps up to 100 ms instead of polling, and no thread can
+        # wake it: pools of threads and solo have none, now that jobs come from a thread too.
+        loop.add_reader(self._watched[0].fileno(), _nothing)
 
     def read(self, queue: str, owned: OwnedQueue, channel: ControlQueues) -> None:
         """Take what arrives in an owned queue for the channel's consumer."""
@@ -114,6 +119,10 @@ class Transport(SQS.Transport):
             belongings().attention.on_command()
         with handling(payload):
             self._deliver(payload, queue)
+
+
+def _nothing(*_: object) -> None:
+    """Handle a file that never has anything to read."""
 
 
 def _on_job(**_: object) -> None:

@@ -1,0 +1,1 @@
+"""What the broker's benchmarks run: the systems compared, the emulator that counts, the jobs."""
