@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint up format clean
+.PHONY: help demo test test-moto lint up format clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -14,6 +14,9 @@ demo: $(READY) ## The main job end to end on the embedded AWS, with its result
 
 test: $(READY) ## All tests
 	$(VENV)/bin/pytest
+
+test-moto: $(READY) ## The broker's tests once more, against moto instead of the embedded AWS
+	$(VENV)/bin/pytest --emulator=moto tests/broker
 
 lint: $(READY) ## Style, types, template
 	$(VENV)/bin/ruff check .

@@ -13,7 +13,7 @@ worker_consumer = "cis_tasks.broker.consumer:Consumer"  # no message stops it, n
 broker_transport_options = {
     "predefined_queues": QueueUrls(),  # never list or create job queues: the template owns them
     "queue_name_prefix": settings().control_prefix,  # control and reply queues, one per process
-    "wait_time_seconds": 20,  # longest long poll: fewest empty receives
+    "wait_time_seconds": settings().poll_wait_s,  # 20 s, SQS's longest: fewest empty receives
 }
 broker_connection_retry_on_startup = True  # a worker may boot before its network does
 

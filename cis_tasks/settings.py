@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     time_limit_s: int = Field(1_700, gt=0, le=43_200)
     """A job is stopped after this long."""
 
+    poll_wait_s: int = Field(20, ge=1, le=20)
+    """How long one receive waits for a job. A worker that ends waits for its last one."""
+
     scratch: Path | None = None
     """Folder for a job's working files; the system's temporary folder where unset."""
 

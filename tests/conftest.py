@@ -1,5 +1,8 @@
 """Fixtures for all tests; `support.cloud` says how to use them."""
 
+from __future__ import annotations
+
+import pytest
 from hypothesis import settings
 
 from support.cloud import _no_outside_aws, cloud, cloud_of_module, emulator, make_cloud
@@ -8,3 +11,26 @@ __all__ = ["_no_outside_aws", "cloud", "cloud_of_module", "emulator", "make_clou
 
 settings.register_profile("shared machines", deadline=None, max_examples=60)
 settings.load_profile("shared machines")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--emulator",
+        choices=("ministack", "moto"),
+        default="ministack",
+        help="which AWS to test against; moto is for tests/broker alone",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "not_on_moto(reason): rests on what AWS does and moto does not"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--emulator") != "moto":
+        return
+    for item in items:
+        for mark in item.iter_markers("not_on_moto"):
+            item.add_marker(pytest.mark.skip(reason=mark.args[0]))

@@ -1,11 +1,13 @@
 """Many messages in few calls: ten to a SendMessageBatch.
 
-    with batched():
-        group(add.s(i, i) for i in range(1000)).apply_async()
-
 Celery publishes one message after another and promises of each that it is in the queue when the
-call returns, so nothing can be batched behind its back. Within the block that promise is made
-for the end of the block instead: waiting there for a result waits for ever.
+call returns. A group's messages are promised together, so they are batched by themselves: all go
+through one producer, and what is left is sent when that is given back to its pool. For messages
+of several calls the promise can be made for the end of a block:
+
+    with batched():
+        for i in range(1000):
+            add.delay(i, i)
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
+from kombu import pools
+from kombu.connection import Connection
+from kombu.exceptions import OperationalError
 
 MAX_BATCH = 10  # entries that SQS takes in one call
 MAX_BYTES = 1024 * 1024  # and their size, all together
@@ -28,7 +33,7 @@ FIRST_PAUSE_S = 0.1
 _local = threading.local()
 
 
-class NotSentError(Exception):
+class NotSentError(OperationalError):
     """Some messages of a block are not in their queue.
 
     Attributes:
@@ -85,8 +90,78 @@ def batched() -> Iterator[None]:
 
 
 def current() -> Batch | None:
-    """The batch that this thread's messages belong to."""
+    """The batch of the block that this thread is in."""
     return getattr(_local, "batch", None)
+
+
+def batch_for(headers: Mapping[str, Any], connection: Connection) -> Batch | None:
+    """The batch that a message belongs to; None where it is to be sent at once.
+
+    Args:
+        headers: of its task.
+        connection: that it is sent through. The members of a group go through one, lent to their
+            producer, so that they end with its loan.
+    """
+    if (block := current()) is not None:
+        return block
+    for loan in _loans():
+        if loan.connection is connection:
+            return loan.batch
+    if headers.get("group") and (producer := _borrower(connection)):
+        return _hold(connection, producer)
+    return None
+
+
+def flush() -> None:
+    """Send what this thread's groups have left.
+
+    Raises:
+        NotSentError: some could not be sent.
+    """
+    for loan in tuple(_loans()):
+        loan.batch.finish()
+
+
+@dataclass(frozen=True, eq=False)
+class _Loan:
+    """A connection that a producer has borrowed from its pool, and what goes through it."""
+
+    connection: Connection
+    batch: Batch
+
+
+def _loans() -> list[_Loan]:
+    """Those of this thread, where something is or was batched."""
+    if not hasattr(_local, "loans"):
+        _local.loans = []
+    loans: list[_Loan] = _local.loans
+    return loans
+
+
+def _borrower(connection: Connection) -> Any:
+    """The producer from one of kombu's pools that has this connection; None where none has."""
+    for pool in tuple(pools.producers.values()):
+        for producer in tuple(pool._dirty):  # noqa: SLF001  those lent; nothing else knows them
+            if producer.__connection__ is connection:
+                return producer
+    return None
+
+
+def _hold(connection: Connection, producer: Any) -> Batch:
+    """Batch what goes through a connection until its producer is given back."""
+    give_back = producer.release  # the pool sets it for each loan
+    loan = _Loan(connection, Batch())
+    _loans().append(loan)
+
+    def release() -> None:
+        _loans().remove(loan)
+        try:
+            loan.batch.finish()
+        finally:
+            give_back()
+
+    producer.release = release
+    return loan.batch
 
 
 class Batch:
@@ -114,8 +189,9 @@ class Batch:
         """
         for url in dict.fromkeys(parcel.url for parcel in self._parcels):
             self._send([parcel for parcel in self._parcels if parcel.url == url])
-        if self._refused:
-            raise NotSentError(self._refused)
+        refused, self._refused = self._refused, []
+        if refused:
+            raise NotSentError(refused)
 
     def _send(self, parcels: Sequence[Parcel]) -> None:
         taken = set(map(id, parcels))

@@ -2,6 +2,8 @@
 
 The objects of one chord lie below ``<group id>/``:
 
+``count``
+    how often a member has ended, where there are many.
 ``claim``
     which member starts the body; whoever writes it first.
 ``done``
@@ -24,15 +26,20 @@ start had got through a moment ago.
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
+from math import inf
 from typing import Any
 
 from celery import states
 
 from cis_tasks.broker.objects import ConditionError, Objects
 
+MAX_REMEMBERED = 100  # chords whose counter this process has raised last
+FEW = 20  # members whose parts are listed sooner than counted
 UNORDERED = 99_999_999  # index of a member that has none: after all others
 
 
@@ -90,6 +97,16 @@ class Count:
 
 
 @dataclass(frozen=True)
+class _Counter:
+    """How many members there are, and how often one has ended."""
+
+    size: float
+    ends: int = 0
+    etag: str | None = None
+    done: bool = False
+
+
+@dataclass(frozen=True)
 class Chord:
     """One chord's objects.
 
@@ -101,7 +118,7 @@ class Chord:
     objects: Objects
     root: str
 
-    def begin(self, header: bytes | None) -> None:
+    def begin(self, header: bytes | None) -> bool:
         """Prepare a run of the chord.
 
         What a run before left is removed if it came to its end. One that has not is the same run,
@@ -109,12 +126,17 @@ class Chord:
 
         Args:
             header: the header's shape; None where it is a plain list.
+
+        Returns:
+            Whether there was a run before that has come to its end.
         """
         left = [item.key for item in self.objects.list(self.root)]
-        if f"{self.root}done" in left:
+        again = f"{self.root}done" in left
+        if again:
             self.objects.delete(left)
         if header is not None:
             self.objects.put(f"{self.root}header", header)
+        return again
 
     def set_size(self, size: int) -> None:
         """Say how many members the header has."""
@@ -140,6 +162,25 @@ class Chord:
             found = self.objects.head(key)
             if found is None or found.metadata.get("state") != states.SUCCESS:
                 self.objects.put(key, body, metadata)
+
+    def may_be_complete(self) -> bool:
+        """Count one more end of a member; False where others must end before all have.
+
+        A listing for each member would be a million keys for a thousand members. So there is a
+        counter, raised after the member's part is stored; a member that runs twice raises it
+        twice. It is never too low: the last one to raise it sees no less than there are members.
+        """
+        while True:
+            counter = _counters.pop(self, None) or self._read_counter()
+            if counter.size <= FEW or counter.done:
+                return True
+            ends = counter.ends + 1
+            with suppress(ConditionError):  # if another one got on, look again
+                key, body = f"{self.root}count", str(ends).encode()
+                etag = self.objects.replace(key, body, counter.etag)
+                if counter.size < inf:
+                    self._remember(_Counter(counter.size, ends, etag))
+                return ends >= counter.size
 
     def count(self) -> Count:
         """How many members have ended, of how many."""
@@ -186,6 +227,20 @@ class Chord:
         """Remove the part of a member that ended after the body was started."""
         self.objects.delete([self.root + part.key])
 
+    def _read_counter(self) -> _Counter:
+        size = self.objects.get(f"{self.root}size")
+        if size is None and self.objects.head(f"{self.root}done"):
+            return _Counter(inf, done=True)
+        total = int(size.body) if size else inf  # the last member is not published yet
+        found = self.objects.get(f"{self.root}count") if total > FEW else None
+        return _Counter(total, int(found.body), found.etag) if found else _Counter(total)
+
+    def _remember(self, counter: _Counter) -> None:
+        _counters[self] = counter
+        if len(_counters) > MAX_REMEMBERED:
+            with suppress(KeyError):  # another thread has just made room
+                _counters.popitem(last=False)
+
     def _total(self, names: Sequence[str]) -> int | None:
         if "size" not in names:
             return None
@@ -193,3 +248,7 @@ class Chord:
         if found is None:
             return None
         return int(found.body) + sum(name.startswith("extra/") for name in names)
+
+
+#: What this process knows of chords whose members end in it, mostly one after another.
+_counters: OrderedDict[Chord, _Counter] = OrderedDict()

@@ -18,7 +18,7 @@ from celery.worker import state
 from celery.worker.consumer.tasks import Tasks
 from vine import ppartial  # type: ignore[import-untyped]
 
-from cis_tasks.broker import calls, leases, poison
+from cis_tasks.broker import calls, leases, limits, poison, receiver
 from cis_tasks.broker.events import Reporting
 
 logger = logging.getLogger(__name__)
@@ -47,9 +47,19 @@ class Shutdown(bootsteps.StartStopStep):  # type: ignore[misc]  # celery is unty
             for number in STOP_SIGNALS:
                 self._watch(c, number)
 
-    def info(self, _c: Consumer) -> dict[str, Any]:
-        """For ``celery inspect stats``: what this process has cost so far."""
-        return {"aws_calls": calls.made()}
+    def info(self, c: Consumer) -> dict[str, Any]:
+        """For ``celery inspect stats``: what this process has cost so far, and its broker.
+
+        Celery would send the queues' URLs and credentials to whoever asks, and nothing at all
+        where they are no plain dict.
+        """
+        stats: dict[str, Any] = {"aws_calls": calls.made()}
+        if c.connection:
+            broker = c.connection.info()
+            options = dict(broker["transport_options"])
+            options["predefined_queues"] = sorted(options.get("predefined_queues") or ())
+            stats["broker"] = {**broker, "password": None, "transport_options": options}
+        return stats
 
     def _watch(self, c: Consumer, number: int) -> None:
         theirs, pid = signal.getsignal(number), os.getpid()
@@ -121,8 +131,10 @@ class Consumer(Reporting, stock.Consumer):  # type: ignore[misc]  # celery is un
                 held.release_others(busy)
 
     def shutdown(self) -> None:
-        """End: what is left goes back to its queue, what is done is deleted."""
+        """End: what is left or still comes goes back to its queue, what is done is deleted."""
         super().shutdown()
+        if threading.current_thread() is threading.main_thread():  # else the process goes on
+            receiver.end_all()
         for held in leases.alive():
             if held.outlive_channel:
                 held.close(EXIT_TIMEOUT_S)
@@ -238,3 +250,4 @@ def _log_calls_of_child(**_: Any) -> None:
 
 
 signals.worker_process_shutdown.connect(_log_calls_of_child, weak=False)
+limits.install()

@@ -23,7 +23,7 @@ from kombu.transport.SQS.SNS import SNS
 from kombu.transport.virtual.base import queue_declare_ok_t  # type: ignore[attr-defined]
 from kombu.utils.json import dumps
 
-from cis_tasks.broker import calls, reaper
+from cis_tasks.broker import calls, reaper, sequence
 from cis_tasks.broker.attention import AFTER_COMMAND_S, AFTER_JOB_S, PAUSE_S, Attention
 from cis_tasks.broker.exchanges import Fanout, Topic
 from cis_tasks.broker.owned import Key, OwnedQueue, belongings
@@ -266,9 +266,11 @@ class ControlQueues(SQS.Channel):
             owned.add_subscription(topic_arn, sns, answer["SubscriptionArn"])
 
     def _put_fanout(self, exchange: str, message: Any, routing_key: str, **options: Any) -> None:
-        replies = self._owned(f"any.reply.{exchange}") if MAILBOX.match(exchange) else None
-        if replies is not None:
-            message["headers"] = {**(message.get("headers") or {}), REPLY_HEADER: replies.name}
+        if MAILBOX.match(exchange):
+            headers = message["headers"] = dict(message.get("headers") or {})
+            sequence.sent.mark_command(headers)
+            if replies := self._owned(f"any.reply.{exchange}"):
+                headers[REPLY_HEADER] = replies.name
         try:
             super()._put_fanout(exchange, message, routing_key, **options)
         except ClientError as error:

@@ -17,6 +17,7 @@ from celery import current_task, signals
 from kombu.utils.json import dumps
 
 MAX_AHEAD_S = 12 * 3600  # a worker holds a task until its ETA, and SQS lets it no longer
+RUN = "chord_run"  # property of the body of a chord that is applied again
 _ACCEPTED = re.compile(r"[!-~]{1,128}")  # letters, digits and punctuation
 
 
@@ -52,6 +53,7 @@ def set_ids(
         properties["MessageGroupId"] = accepted(group)
     if retries or not properties.get("MessageDeduplicationId"):
         mark = _continuation(body) + _replacement(headers) + _publisher(headers, body)
+        mark += f":{properties[RUN]}" if RUN in properties else ""
         properties["MessageDeduplicationId"] = accepted(f"{task_id}:{retries}{mark}")
 
 

@@ -216,9 +216,9 @@ class Outbox:
     def _again(self, entry: Entry, refusal: Refusal) -> None:
         pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**entry.attempts)
         logger.warning(
-            "SQS did not %s a message of %s, trying again in %.1f s: %s",
-            "delete" if entry.visibility_s is None else "release",
+            "SQS did not confirm that a message of %s was %s, trying again in %.1f s: %s",
             entry.queue.name,
+            "deleted" if entry.visibility_s is None else "given back",
             pause_s,
             refusal.reason,
         )

@@ -186,8 +186,8 @@ class Leases:
         self.release_others(())
         if not self.flush(timeout_s):
             logger.error(
-                "Not all settled messages reached SQS within %.0f s; they come back after their "
-                "visibility timeout",
+                "SQS has not confirmed all settled messages within %.0f s; those may come back "
+                "after their visibility timeout",
                 timeout_s,
             )
         with self._lock:
@@ -224,11 +224,17 @@ class Leases:
         with self._lock:
             lease = self._leases.pop(entry.handle, None)
         if refusal is not None and lease is not None:
+            done, else_ = (
+                ("deleted", "it may run again")
+                if entry.visibility_s is None
+                else ("given back", "it may stay hidden for its visibility timeout")
+            )
             logger.warning(
-                "%s of %s could not be %s and will come back: %s",
+                "SQS did not confirm that %s of %s was %s, %s: %s",
                 lease.job,
                 entry.queue.name,
-                "deleted" if entry.visibility_s is None else "released",
+                done,
+                else_,
                 refusal.reason,
             )
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from cis_tasks.broker import sequence
 from cis_tasks.broker.attention import Attention
 
 if TYPE_CHECKING:
@@ -184,6 +185,7 @@ class Poller:
             logger.warning("Messages on %s could not be deleted: %s", self._queue.name, error)
 
     def _hand_over(self, payload: Payload) -> None:
+        sequence.await_job_before(payload.get("headers") or {})
         with self._lock:
             readers = dict(self._readers)
         if self._routes:

@@ -12,6 +12,7 @@ import logging
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,7 @@ class Work:
         give_up: ends the worker.
         pause_s: at least between two receives that found nothing and did not wait either.
         give_up_s: how long receives may fail before the worker ends.
+        longest_s: how long one receive may take, whatever happens to it.
     """
 
     queue: str
@@ -75,6 +77,10 @@ class Work:
     give_up: Callable[[str], None]
     pause_s: float = 1.0
     give_up_s: float = GIVE_UP_S
+    longest_s: float = 30.0
+
+
+_alive: weakref.WeakSet[Receiver] = weakref.WeakSet()
 
 
 class Receiver:
@@ -89,6 +95,7 @@ class Receiver:
         name = f"sqs-receive-{work.queue}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+        _alive.add(self)
 
     @property
     def wanted(self) -> bool:
@@ -106,6 +113,23 @@ class Receiver:
         with self._work.changed:
             self._wanted = False
             self._work.changed.notify_all()
+
+    def end(self) -> None:
+        """Stop, and wait until the receive that is under way has been answered.
+
+        SQS goes on with a long poll whose caller has gone: what it hands to it then is hidden for
+        the visibility timeout. So a process must not end before its last poll has.
+
+        Source: https://github.com/aws/aws-sdk-js/issues/2350
+        """
+        self.stop()
+        if self._thread.is_alive():
+            logger.info(
+                "Waiting for the open receive from %s to end, %.0f s at most",
+                self._work.queue,
+                self._work.longest_s,
+            )
+        self._thread.join(self._work.longest_s)
 
     def _run(self) -> None:
         try:
@@ -139,7 +163,10 @@ class Receiver:
         try:
             messages = self._work.receive(count)
         except Exception as error:
-            self._failed(error)
+            if self._wanted:
+                self._failed(error)
+            else:
+                logger.warning("The last receive from %s failed: %r", self._work.queue, error)
             return
         if self._failing_since_s is not None:
             logger.warning("Receiving from %s works again", self._work.queue)
@@ -171,3 +198,12 @@ class Receiver:
         with self._work.changed:
             while self._wanted and (left_s := until_s - time.monotonic()) > 0:
                 self._work.changed.wait(left_s)
+
+
+def end_all() -> None:
+    """End those of this process, all at the same time."""
+    receivers = list(_alive)
+    for receiver in receivers:
+        receiver.stop()
+    for receiver in receivers:
+        receiver.end()

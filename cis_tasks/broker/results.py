@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -29,13 +30,13 @@ from celery.result import GroupResult, result_from_tuple
 from celery.utils.log import get_logger
 from kombu.utils.encoding import bytes_to_str, ensure_bytes
 
-from cis_tasks.broker import replies
+from cis_tasks.broker import fifo, replies
 from cis_tasks.broker.chords import Chord, Claim, Count, Part
 from cis_tasks.broker.clients import Access
 from cis_tasks.broker.objects import Objects, Stored
 from cis_tasks.broker.replies import Exchange, Reply, ReplyQueue
 from cis_tasks.broker.task_states import EXPIRES, State, TaskStates
-from cis_tasks.broker.waiting import Waits
+from cis_tasks.broker.waiting import Waits, ancestors
 
 PROGRESS_INTERVAL_S = 1.0
 PENDING = {"status": states.PENDING, "result": None}
@@ -250,6 +251,7 @@ class Backend(BaseKeyValueStoreBackend, AsyncBackendMixin):  # type: ignore[misc
         if not waiting:
             return
         for _ in self._wait_for_pending(result, no_ack=no_ack, **kwargs):
+            _raise_for_ancestors(result)
             ended = [member for member in waiting if _has_ended(member)]
             if ended:
                 waiting = [member for member in waiting if not _has_ended(member)]
@@ -258,7 +260,7 @@ class Backend(BaseKeyValueStoreBackend, AsyncBackendMixin):  # type: ignore[misc
 
     # Chords.
 
-    def apply_chord(self, header_result_args: Sequence[Any], body: Any, **_: Any) -> None:  # noqa: ARG002
+    def apply_chord(self, header_result_args: Sequence[Any], body: Any, **_: Any) -> None:
         """Prepare to count the members of a header that is about to be published."""
         group_id, members = header_result_args[0], header_result_args[1]
         shape = None
@@ -266,7 +268,8 @@ class Backend(BaseKeyValueStoreBackend, AsyncBackendMixin):  # type: ignore[misc
             header = self.app.GroupResult(*header_result_args)
             if any(isinstance(member, GroupResult) for member in header.results):
                 shape = ensure_bytes(self.encode({"result": header.as_tuple()}))
-        self._chord(group_id).begin(shape)
+        if self._chord(group_id).begin(shape):
+            body.options[fifo.RUN] = uuid.uuid4().hex  # not a repetition, which SQS would swallow
 
     def set_chord_size(self, group_id: str, chord_size: int) -> None:
         """The last member of a header is about to be published; this is how many there are."""
@@ -285,6 +288,8 @@ class Backend(BaseKeyValueStoreBackend, AsyncBackendMixin):  # type: ignore[misc
         encoded = self.encode_result(result, state)
         part = Part(task_id, request.group_index, state, encoded)
         chord.end_member(part, ensure_bytes(self.encode([1, task_id, state, encoded])))
+        if not chord.may_be_complete():
+            return
         count = chord.count()
         if count.done:
             chord.drop(part)
@@ -379,6 +384,13 @@ def _current(found: Stored | None) -> bytes | None:
     if expires is not None and time.time() >= float(expires):
         return None
     return found.body
+
+
+def _raise_for_ancestors(result: Any) -> None:
+    """Raise the error of what was to run before: after it, the members never do."""
+    for before in ancestors(result):
+        if before._cache is not None:  # noqa: SLF001
+            before.maybe_throw()
 
 
 def _has_ended(member: Any) -> bool:

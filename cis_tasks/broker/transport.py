@@ -5,14 +5,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from celery import signals
 from kombu.transport import SQS
 
-from cis_tasks.broker import fifo
+from cis_tasks.broker import fifo, sequence
 from cis_tasks.broker.control_queues import MAILBOX, REPLIES, ControlQueues, handling
 from cis_tasks.broker.job_queues import JobQueues
 from cis_tasks.broker.owned import OwnedQueue, belongings
@@ -36,6 +37,12 @@ class Channel(ControlQueues, JobQueues, SQS.Channel):
     @hub.setter
     def hub(self, value: Any) -> None:
         """Ignored: kombu sets it when it makes the channel."""
+
+    def _deliver(self, queue: str, messages: Sequence[Mapping[str, Any]]) -> None:
+        belongings().attention.on_job()
+        if self.connection is not None and self.connection.takes_commands:
+            sequence.seen.await_commands_before(messages)
+        super()._deliver(queue, messages)
 
 
 class Transport(SQS.Transport):
@@ -63,16 +70,39 @@ class Transport(SQS.Transport):
     def __init__(self, client: Any, **options: Any) -> None:
         super().__init__(client, **options)
         self.inbox = Inbox(self._hand_over)
-        self._watched = socket.socketpair()
+        self._watched: tuple[socket.socket, socket.socket] | None = None
+        self.declared_queues: dict[str, Any] = {}
         self._read: dict[str, tuple[ControlQueues, OwnedQueue]] = {}
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Let a worker's event loop read, instead of calls of `drain_events`."""
         super().register_with_event_loop(connection, loop)
         self.inbox.loop = loop
+        self._close_watched()
+        self._watched = socket.socketpair()
+        self._watched_in = os.getpid()
         # A loop without a file to watch sleeps up to 100 ms instead of polling, and no thread can
         # wake it: pools of threads and solo have none, now that jobs come from a thread too.
         loop.add_reader(self._watched[0].fileno(), _nothing)
+
+    def close_connection(self, connection: Any) -> None:
+        """Close the channels, and what the event loop watched for them."""
+        super().close_connection(connection)
+        self._close_watched()
+
+    def _close_watched(self) -> None:
+        if self._watched is None:
+            return
+        if self._watched_in == os.getpid():  # a forked child shares the loop's epoll
+            self.inbox.loop.remove_reader(self._watched[0].fileno())
+        for end in self._watched:
+            end.close()
+        self._watched = None
+
+    @property
+    def takes_commands(self) -> bool:
+        """Whether a worker's mailbox is read."""
+        return any(map(_is_mailbox, tuple(self._read)))
 
     def read(self, queue: str, owned: OwnedQueue, channel: ControlQueues) -> None:
         """Take what arrives in an owned queue for the channel's consumer."""
@@ -115,19 +145,23 @@ class Transport(SQS.Transport):
         channel, _ = self._read[queue]
         if not channel.is_for(queue, payload):
             return
-        if MAILBOX.match(queue) and not REPLIES.match(queue):
-            belongings().attention.on_command()
-        with handling(payload):
+        if not _is_mailbox(queue):
             self._deliver(payload, queue)
+            return
+        belongings().attention.on_command()
+        try:
+            with handling(payload):
+                self._deliver(payload, queue)
+        finally:
+            sequence.seen.add((payload.get("headers") or {}).get(sequence.COMMAND, ""))
+
+
+def _is_mailbox(queue: str) -> bool:
+    return bool(MAILBOX.match(queue)) and not REPLIES.match(queue)
 
 
 def _nothing(*_: object) -> None:
     """Handle a file that never has anything to read."""
 
 
-def _on_job(**_: object) -> None:
-    belongings().attention.on_job()
-
-
 fifo.install()
-signals.task_received.connect(_on_job, dispatch_uid="cis_tasks.broker.attention")

@@ -12,6 +12,7 @@ from celery import states
 from celery.backends.asynchronous import BaseResultConsumer, Drainer, _waiting_on
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 
+from cis_tasks.broker import bulk
 from cis_tasks.broker.replies import Inbox, Reply, ReplyQueue
 
 Meta = Mapping[str, Any]
@@ -58,6 +59,7 @@ class Waits(BaseResultConsumer):  # type: ignore[misc]  # Celery has no types
         on_message: OnMessage | None = None,
         **_: object,
     ) -> Iterator[None]:
+        bulk.flush()  # what is awaited may not have been sent
         wait = Wait(self.backend, result, timeout, on_message)
         with wait.listening():
             while wait.step():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import threading
 import urllib.parse
 from collections import Counter
@@ -23,15 +24,22 @@ class Faulty:
     Attributes:
         fault: what goes wrong from now on.
         calls: how often each operation was asked for.
+        entries: how many entries its batches had in all.
     """
 
     def __init__(self, behind: str) -> None:
         self.fault: Fault = lambda _operation: None
         self.calls: Counter[str] = Counter()
+        self.entries: Counter[str] = Counter()
         self.ended = threading.Event()
         self.behind = urllib.parse.urlsplit(behind)
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(self))
         self.server.daemon_threads = True
+
+    def count(self, operation: str, body: bytes) -> None:
+        self.calls[operation] += 1
+        if operation.endswith("Batch"):
+            self.entries[operation] += len(json.loads(body)["Entries"])
 
     @property
     def url(self) -> str:
@@ -66,7 +74,7 @@ def handler_of(endpoint: Faulty) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             operation = self.headers.get("X-Amz-Target", ".").rpartition(".")[2]
-            endpoint.calls[operation] += 1
+            endpoint.count(operation, body)
             fault = endpoint.fault(operation)
             if fault == "drop":
                 self.close_connection = True

@@ -9,6 +9,7 @@ import os
 import signal
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,10 @@ class Jobs:
     def send(self, task: str, *args: Any, **options: Any) -> str:
         return str(self.app.send_task(task, args=args, **options).id)
 
+    def let_go(self) -> None:
+        """End the jobs ``hold``, those that are yet to start too."""
+        (self.folder / "let-go").touch()
+
     def put(self, body: str, **attributes: Any) -> None:
         """Put any bytes into the queue."""
         self.sqs.send_message(
@@ -126,8 +131,9 @@ def log_of(worker: Worker) -> str:
 MakeJobs = Callable[..., Jobs]
 
 
-@pytest.fixture
-def make_jobs(emulator: Emulator, tmp_path: Path) -> Iterator[MakeJobs]:
+@contextmanager
+def making_jobs(emulator: Emulator, folder: Path) -> Iterator[MakeJobs]:
+    """Within the block, the function given makes queues; all ends with it, workers too."""
     made: list[Jobs] = []
 
     def make(visibility_s: int = VISIBILITY_S, *, dead_letters: bool = True) -> Jobs:
@@ -142,12 +148,12 @@ def make_jobs(emulator: Emulator, tmp_path: Path) -> Iterator[MakeJobs]:
         if dead_letters:
             attributes["RedrivePolicy"] = json.dumps(redrive)
         url = sqs.create_queue(QueueName=f"{name}.fifo", Attributes=attributes)["QueueUrl"]
-        folder = tmp_path / name
-        folder.mkdir()
-        os.environ.update(JOBS_QUEUE=f"{name}.fifo", JOBS_QUEUE_URL=url, JOBS_FOLDER=str(folder))
+        marks = folder / name
+        marks.mkdir()
+        os.environ.update(JOBS_QUEUE=f"{name}.fifo", JOBS_QUEUE_URL=url, JOBS_FOLDER=str(marks))
         kombu.pools.reset()
         app = importlib.import_module("jobs_app").make_app()
-        jobs = Jobs(f"{name}.fifo", url, dead["QueueUrl"], folder, app)
+        jobs = Jobs(f"{name}.fifo", url, dead["QueueUrl"], marks, app)
         made.append(jobs)
         return jobs
 
@@ -161,6 +167,12 @@ def make_jobs(emulator: Emulator, tmp_path: Path) -> Iterator[MakeJobs]:
                 jobs.sqs.delete_queue(QueueUrl=url)
         for name in ("JOBS_QUEUE", "JOBS_QUEUE_URL", "JOBS_FOLDER"):
             os.environ.pop(name, None)
+
+
+@pytest.fixture
+def make_jobs(emulator: Emulator, tmp_path: Path) -> Iterator[MakeJobs]:
+    with making_jobs(emulator, tmp_path) as make:
+        yield make
 
 
 @pytest.fixture

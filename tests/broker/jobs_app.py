@@ -22,7 +22,7 @@ def settings() -> dict[str, Any]:
     options = {
         "predefined_queues": {queue: {"url": os.environ["JOBS_QUEUE_URL"]}},
         "queue_name_prefix": f"{queue.removesuffix('.fifo')}-",
-        "wait_time_seconds": 2,
+        "wait_time_seconds": 1,
         **further.pop("broker_transport_options", {}),
     }
     return {
@@ -46,6 +46,7 @@ def make_app() -> Celery:
     app = Celery("jobs", set_as_current=False)
     app.conf.update(settings())
     app.task(name="mark")(mark)
+    app.task(name="hold")(hold)
     app.task(name="hold_gil")(hold_gil)
     app.task(name="again", bind=True, max_retries=5)(again)
     app.task(name="far", bind=True)(far)
@@ -63,6 +64,14 @@ def mark(name: str, seconds: float = 0.0) -> None:
     """Leave a mark at the start and at the end."""
     leave(name, "start")
     time.sleep(seconds)
+    leave(name, "end")
+
+
+def hold(name: str) -> None:
+    """Run until the test lets all such jobs go."""
+    leave(name, "start")
+    while not (Path(os.environ["JOBS_FOLDER"]) / "let-go").exists():
+        time.sleep(0.05)
     leave(name, "end")
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 from celery import group
 from faults import Faulty, faulty
-from jobs import Jobs, MakeJobs
+from jobs import Jobs, MakeJobs, envelope
+from kombu.exceptions import OperationalError
 
 from cis_tasks.broker import bulk
 from cis_tasks.broker.bulk import NotSentError, batched
@@ -101,3 +102,50 @@ def test_an_error_in_the_block_keeps_what_was_published(jobs: Jobs) -> None:
         fail()
     assert jobs.counts()[0] == 1
     assert bulk.current() is None
+
+
+def test_a_group_is_batched_by_itself_and_in_its_queue_when_the_call_returns(
+    jobs_behind: Jobs, endpoint: Faulty
+) -> None:
+    mark = jobs_behind.app.tasks["mark"]
+    group(mark.si(f"m{index}") for index in range(25)).apply_async()
+    assert jobs_behind.counts()[0] == 25
+    assert endpoint.calls["SendMessageBatch"] == 3
+    mark.delay("alone")
+    assert jobs_behind.counts()[0] == 26
+    assert endpoint.calls["SendMessage"] == 1
+
+
+def test_chunks_are_batched_too(jobs_behind: Jobs, endpoint: Faulty) -> None:
+    jobs_behind.app.tasks["mark"].chunks([(f"m{index}",) for index in range(24)], 2).apply_async()
+    assert jobs_behind.counts()[0] == 12
+    assert endpoint.calls["SendMessageBatch"] == 2
+
+
+def test_the_caller_of_a_group_hears_of_what_sqs_refused_every_time(
+    jobs_behind: Jobs, endpoint: Faulty
+) -> None:
+    failed = {"Id": "1", "SenderFault": True, "Code": "Why", "Message": "Not."}
+    answer = json.dumps({"Successful": [], "Failed": [failed]})
+    endpoint.fault = lambda operation: answer if operation == "SendMessageBatch" else None
+    mark = jobs_behind.app.tasks["mark"]
+    members = group(mark.si("good"), mark.si("bad").set(task_id="bad"))
+    for _ in range(2 * jobs_behind.app.producer_pool.limit):  # none of its producers is lost
+        with pytest.raises(OperationalError, match=r"1 message\(s\).*bad: Why: Not\."):
+            members.apply_async()
+    endpoint.fault = lambda _: None
+    mark.delay("alone")
+    assert jobs_behind.counts()[0] == 1
+
+
+def test_what_a_group_leaves_with_a_callers_own_producer_keeps_its_order(
+    jobs_behind: Jobs, endpoint: Faulty
+) -> None:
+    mark = jobs_behind.app.tasks["mark"]
+    with jobs_behind.app.producer_pool.acquire(block=True) as producer:
+        group(mark.si("a"), mark.si("b")).apply_async(producer=producer)
+        mark.apply_async(["c"], producer=producer)
+        assert jobs_behind.counts()[0] == 0
+    names = [envelope(message)["headers"]["argsrepr"] for message in jobs_behind.received()]
+    assert names == ["('a',)", "('b',)", "['c']"]
+    assert endpoint.calls["SendMessageBatch"] == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -41,18 +42,21 @@ def one(emulator: Emulator, tmp_path: Path) -> Iterator[Jobs]:
         yield jobs
 
 
-def node(jobs: Jobs, name: str) -> str:
-    [found] = [
-        node
-        for reply in jobs.app.control.ping(timeout=TIMEOUT_S)
-        for node in reply
-        if node.startswith(f"{name}@")
-    ]
-    return str(found)
+@pytest.fixture(scope="module")
+def kept(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
+    """A fleet of one worker, for tests that leave it as they found it."""
+    with fleet(emulator, tmp_path_factory.mktemp("kept")) as jobs:
+        jobs.start(**SETTINGS)
+        yield jobs
 
 
-def ask(jobs: Jobs, worker: str = "w1") -> Any:
-    return jobs.app.control.inspect([node(jobs, worker)], timeout=10)
+def node(name: str = "w1") -> str:
+    return f"{name}@{socket.gethostname()}"
+
+
+def ask(jobs: Jobs, *workers: str) -> Any:
+    """Returns as soon as those workers have answered, w1 if none is named."""
+    return jobs.app.control.inspect([node(name) for name in workers or ("w1",)], timeout=10)
 
 
 @pytest.mark.parametrize(
@@ -72,13 +76,37 @@ def ask(jobs: Jobs, worker: str = "w1") -> Any:
     ],
 )
 def test_every_worker_answers(two: Jobs, question: str) -> None:
-    answers = getattr(two.app.control.inspect(timeout=TIMEOUT_S), question)()
+    answers = getattr(ask(two, "w1", "w2"), question)()
 
     assert names([answers]) == ["w1", "w2"]
 
 
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("hello", {"from_node": "nobody@nowhere", "revoked": {}}),
+        ("memsample", {}),
+        ("query_task", {"ids": ["none"]}),
+        ("enable_events", {}),
+        ("heartbeat", {}),
+        ("autoscale", {"max": 2, "min": 1}),
+        ("terminate", {"task_id": "none", "signal": "TERM"}),
+    ],
+)
+def test_rarer_commands_are_answered_too(
+    kept: Jobs, command: str, arguments: dict[str, Any]
+) -> None:
+    # A worker sends no answer to a command that answers None, such as a heartbeat.
+    none = command == "heartbeat"
+    answers = kept.app.control.broadcast(
+        command, arguments, reply=not none, destination=[node()], timeout=10
+    )
+    assert names(answers) == ([] if none else ["w1"])
+    assert ask(kept).ping()
+
+
 def test_an_answer_from_one_worker_does_not_wait_for_the_timeout(two: Jobs) -> None:
-    inspect = ask(two)
+    inspect = ask(two, "w1")
     before = time.monotonic()
 
     assert inspect.ping()
@@ -147,36 +175,37 @@ def test_a_forked_child_asks_with_a_queue_of_its_own(two: Jobs) -> None:
     assert queues(two, "replies-") == ours
 
 
-def test_a_running_task_is_found_and_terminated(one: Jobs) -> None:
-    task_id = one.send("mark", "long", 60)
-    eventually(lambda: one.started("long"))
+def test_a_running_task_is_found_and_terminated(kept: Jobs) -> None:
+    task_id = kept.send("mark", "long", 60)
+    eventually(lambda: kept.started("long"))
 
-    found = one.app.control.inspect(timeout=TIMEOUT_S).query_task(task_id)
-    one.app.control.revoke(task_id, terminate=True)
+    found = ask(kept).query_task(task_id)
+    kept.app.control.revoke(task_id, terminate=True)
 
     [[state, info]] = [tasks[task_id] for tasks in found.values()]
     assert (state, info["name"]) == ("active", "mark")
-    eventually(lambda: task_id in log_of(one.workers[0]).partition("erminating")[2])
-    eventually(lambda: not ask(one).active()[node(one, "w1")])
-    assert not one.ended("long")
+    eventually(lambda: task_id in log_of(kept.workers[0]).partition("erminating")[2])
+    eventually(lambda: not ask(kept).active()[node()])
+    assert not kept.ended("long")
 
 
-def test_a_waiting_task_is_revoked_by_id_and_by_stamp(one: Jobs) -> None:
-    control = one.app.control
-    control.revoke("11111111-0000-4000-8000-000000000000", reply=True, timeout=TIMEOUT_S)
-    control.revoke_by_stamped_headers({"batch": ["7"]}, reply=True, timeout=TIMEOUT_S)
+def test_a_waiting_task_is_revoked_by_id_and_by_stamp(kept: Jobs) -> None:
+    control = kept.app.control
+    at_once: dict[str, Any] = {"reply": True, "destination": [node()], "timeout": 10}
+    control.revoke("11111111-0000-4000-8000-000000000000", **at_once)
+    control.revoke_by_stamped_headers({"batch": ["7"]}, **at_once)
 
-    one.send("mark", "by-id", task_id="11111111-0000-4000-8000-000000000000")
-    one.app.signature("mark", args=["by-stamp"]).stamp(batch="7").apply_async()
-    one.send("mark", "kept")
+    kept.send("mark", "by-id", task_id="11111111-0000-4000-8000-000000000000")
+    kept.app.signature("mark", args=["by-stamp"]).stamp(batch="7").apply_async()
+    kept.send("mark", "kept")
 
-    eventually(lambda: one.ended("kept"))
-    eventually(one.drained)
-    assert one.started("by-id") == one.started("by-stamp") == 0
+    eventually(lambda: kept.ended("kept"))
+    eventually(kept.drained)
+    assert kept.started("by-id") == kept.started("by-stamp") == 0
 
 
-def test_limits_pool_and_consumers_are_changed(one: Jobs) -> None:
-    control, at = one.app.control, [node(one, "w1")]
+def test_limits_pool_and_consumers_are_changed(kept: Jobs) -> None:
+    control, at = kept.app.control, [node()]
 
     def change(command: str, *args: Any, **options: Any) -> str:
         [reply] = getattr(control, command)(
@@ -184,25 +213,48 @@ def test_limits_pool_and_consumers_are_changed(one: Jobs) -> None:
         )
         return str(reply[at[0]]["ok"])
 
-    assert "rate limit set" in change("rate_limit", "mark", "10/m")
-    assert "time limits set" in change("time_limit", "mark", soft=30, hard=60)
     assert "grow" in change("pool_grow", 1)
-    eventually(lambda: len(ask(one).stats()[at[0]]["pool"]["processes"]) == 2)
+    eventually(lambda: len(ask(kept).stats()[at[0]]["pool"]["processes"]) == 2)
     assert "shrink" in change("pool_shrink", 1)
-    assert "no longer consuming" in change("cancel_consumer", one.name)
-    eventually(lambda: not ask(one).active_queues()[at[0]])
-    change("add_consumer", one.name)
-    eventually(lambda: ask(one).active_queues()[at[0]])
-    one.send("mark", "after")
-    eventually(lambda: one.ended("after"))
+    assert "no longer consuming" in change("cancel_consumer", kept.name)
+    eventually(lambda: not ask(kept).active_queues()[at[0]])
+    change("add_consumer", kept.name)
+    eventually(lambda: ask(kept).active_queues()[at[0]])
+    kept.send("mark", "after")
+    eventually(lambda: kept.ended("after"))
 
 
-def test_a_queue_that_there_is_not_does_not_stop_a_worker(one: Jobs) -> None:
-    one.app.control.add_consumer("nonsense")
+def test_a_rate_limit_holds_jobs_back(one: Jobs) -> None:
+    options: dict[str, Any] = {"reply": True, "destination": [node()], "timeout": 10}
+    [reply] = one.app.control.rate_limit("mark", "1/h", **options)
+    assert "rate limit set" in reply[node()]["ok"]
 
-    eventually(lambda: "not in predefined_queues" in log_of(one.workers[0]))
-    one.send("mark", "after")
-    eventually(lambda: one.ended("after"))
+    task_ids = [one.send("mark", "a"), one.send("mark", "b")]
+
+    eventually(lambda: all(f"[{each}] received" in log_of(one.workers[0]) for each in task_ids))
+    eventually(lambda: one.ended("a") or one.ended("b"))
+    assert one.started("a") + one.started("b") == 1
+
+
+def test_a_time_limit_ends_a_job(kept: Jobs) -> None:
+    options: dict[str, Any] = {"reply": True, "destination": [node()], "timeout": 10}
+    [reply] = kept.app.control.time_limit("mark", hard=1, **options)
+    assert "time limits set" in reply[node()]["ok"]
+
+    task_id = kept.send("mark", "too-long", 60)
+
+    hit = f"Hard time limit (1s) exceeded for mark[{task_id}]"
+    eventually(lambda: hit in log_of(kept.workers[0]))
+    kept.app.control.time_limit("mark", **options)
+    assert not kept.ended("too-long")
+
+
+def test_a_queue_that_there_is_not_does_not_stop_a_worker(kept: Jobs) -> None:
+    kept.app.control.add_consumer("nonsense")
+
+    eventually(lambda: "not in predefined_queues" in log_of(kept.workers[0]))
+    kept.send("mark", "after")
+    eventually(lambda: kept.ended("after"))
 
 
 @pytest.mark.parametrize("body", ["", "{", "e30=", '{"body": 1}', '{"body": "", "properties": {}}'])
@@ -225,13 +277,13 @@ def test_shutdown_ends_a_worker_and_all_that_it_owned(one: Jobs) -> None:
     assert queues(one, "w1_") == subscriptions(one) == []
 
 
-def test_a_child_of_the_pool_leaves_its_parents_mailbox_alone(one: Jobs) -> None:
-    at = node(one, "w1")
-    one.app.control.pool_grow(1, destination=[at], reply=True, timeout=10)
-    one.app.control.pool_shrink(1, destination=[at], reply=True, timeout=10)
-    eventually(lambda: len(ask(one).stats()[at]["pool"]["processes"]) == 1)
+def test_a_child_of_the_pool_leaves_its_parents_mailbox_alone(kept: Jobs) -> None:
+    at = node()
+    kept.app.control.pool_grow(1, destination=[at], reply=True, timeout=10)
+    kept.app.control.pool_shrink(1, destination=[at], reply=True, timeout=10)
+    eventually(lambda: len(ask(kept).stats()[at]["pool"]["processes"]) == 1)
 
-    assert ask(one).ping()
+    assert ask(kept).ping()
 
 
 def test_a_fanout_reaches_all_queues_and_a_topic_those_whose_pattern_matches(two: Jobs) -> None:
@@ -264,22 +316,22 @@ def test_a_fanout_reaches_all_queues_and_a_topic_those_whose_pattern_matches(two
     assert not [name for name in subscriptions(two) if "news" in name or "alarm" in name]
 
 
-def test_a_process_whose_mailbox_was_deleted_makes_another(one: Jobs) -> None:
-    [mailbox] = queues(one, "w1_")
+def test_a_process_whose_mailbox_was_deleted_makes_another(kept: Jobs) -> None:
+    [mailbox] = queues(kept, "w1_")
 
-    one.sqs.delete_queue(QueueUrl=mailbox)
+    kept.sqs.delete_queue(QueueUrl=mailbox)
 
-    eventually(lambda: [url for url in queues(one, "w1_") if url != mailbox], timeout_s=30)
-    eventually(lambda: names(one.app.control.ping(timeout=TIMEOUT_S)) == ["w1"])
+    eventually(lambda: [url for url in queues(kept, "w1_") if url != mailbox], timeout_s=30)
+    eventually(lambda: names(kept.app.control.ping(timeout=TIMEOUT_S)) == ["w1"])
 
 
-def test_names_are_as_long_as_sqs_allows(one: Jobs) -> None:
-    with one.app.connection() as connection:
+def test_names_are_as_long_as_sqs_allows(kept: Jobs) -> None:
+    with kept.app.connection() as connection:
         channel = connection.default_channel
         name = channel.canonical_queue_name("x" * 200)
 
         assert len(name) == 80
-        assert name.startswith(prefix(one))
+        assert name.startswith(prefix(kept))
         assert name != channel.canonical_queue_name("x" * 201)
 
 

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+import kombu.pools
 import pytest
 from celery import chain, group
-from jobs import Jobs, envelope, log_of
+from jobs import Jobs, envelope, log_of, making_jobs
 
 from cis_tasks.broker import fifo
+from cis_tasks.local.emulator import Emulator
 from support.cloud import eventually
+
+
+@pytest.fixture(scope="module")
+def working(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
+    """A queue with a worker, for all tests of this file that watch jobs run."""
+    with making_jobs(emulator, tmp_path_factory.mktemp("fifo")) as make:
+        made = make()
+        made.start()
+        yield made
+
+
+@pytest.fixture
+def worked(working: Jobs) -> Jobs:
+    kombu.pools.reset()  # other tests have used them for their queues
+    working.app._after_fork()
+    return working
 
 
 def ids(jobs: Jobs) -> list[tuple[str, str]]:
@@ -56,28 +75,26 @@ def test_a_chain_and_its_first_task_alone_are_not_the_same_message(jobs: Jobs) -
 
 @pytest.mark.parametrize("countdown_s", [0, 1])
 def test_retries_pass_the_deduplication_window_and_keep_their_group(
-    jobs: Jobs, countdown_s: float
+    worked: Jobs, countdown_s: float
 ) -> None:
-    jobs.start()
-    jobs.send("again", "a", 3, countdown_s, MessageGroupId="session")
-    eventually(lambda: jobs.ended("a") and jobs.drained())
-    assert [mark[0] for mark in jobs.marks("a")] == ["start:session"] * 4 + ["end"]
-    assert jobs.dead() == 0
+    name = f"again-{countdown_s}"
+    worked.send("again", name, 3, countdown_s, MessageGroupId="session")
+    eventually(lambda: worked.ended(name) and worked.drained())
+    assert [mark[0] for mark in worked.marks(name)] == ["start:session"] * 4 + ["end"]
+    assert worked.dead() == 0
 
 
-def test_a_task_that_replaces_itself_is_not_swallowed(jobs: Jobs) -> None:
-    jobs.start()
-    jobs.send("turn", "a")
-    eventually(lambda: jobs.ended("a") and jobs.drained())
+def test_a_task_that_replaces_itself_is_not_swallowed(worked: Jobs) -> None:
+    worked.send("turn", "turned")
+    eventually(lambda: worked.ended("turned") and worked.drained())
 
 
-def test_links_and_chains_run(jobs: Jobs) -> None:
-    jobs.start()
-    mark = jobs.app.tasks["mark"]
+def test_links_and_chains_run(worked: Jobs) -> None:
+    mark = worked.app.tasks["mark"]
     chain(mark.si("a"), mark.si("b"), mark.si("c")).apply_async()
     mark.apply_async(("d",), link=mark.si("e"))
-    eventually(lambda: all(map(jobs.ended, "abcde")) and jobs.drained())
-    assert [jobs.started(name) for name in "abcde"] == [1, 1, 1, 1, 1]
+    eventually(lambda: all(map(worked.ended, "abcde")) and worked.drained())
+    assert [worked.started(name) for name in "abcde"] == [1, 1, 1, 1, 1]
 
 
 def test_an_eta_beyond_twelve_hours_is_refused_at_publish_with_what_to_do(jobs: Jobs) -> None:
@@ -99,10 +116,9 @@ def test_a_retry_beyond_twelve_hours_is_dead_lettered_not_lost(jobs: Jobs) -> No
 
 
 @pytest.mark.parametrize("task_id", ["spaces in it", "ümlaut", "long" * 50])
-def test_a_task_id_that_sqs_does_not_take_is_hashed(jobs: Jobs, task_id: str) -> None:
-    jobs.start()
-    jobs.send("mark", "a", task_id=task_id)
-    eventually(lambda: jobs.ended("a") and jobs.drained())
+def test_a_task_id_that_sqs_does_not_take_is_hashed(worked: Jobs, task_id: str) -> None:
+    worked.send("mark", f"id-{len(task_id)}", task_id=task_id)
+    eventually(lambda: worked.ended(f"id-{len(task_id)}") and worked.drained())
 
 
 def test_beat_publishes_with_ids(jobs: Jobs) -> None:

@@ -147,6 +147,14 @@ def test_actions_work_on_workers(jobs: Jobs, flower: Dashboard) -> None:
     assert "add consumer" in flower.post(f"/api/worker/queue/add-consumer/{node}?queue={queue}")
 
 
+def test_a_task_is_sent(jobs: Jobs, flower: Dashboard) -> None:
+    status, text = flower.call("POST", "/api/task/async-apply/mark", {"args": ["sent-by-flower"]})
+
+    assert status == 200, text
+    eventually(lambda: flower.task(json.loads(text)["task-id"]).get("state") == "SUCCESS")
+    assert jobs.ended("sent-by-flower")
+
+
 def test_a_running_task_is_terminated(jobs: Jobs, flower: Dashboard) -> None:
     task_id = jobs.send("mark", "revoked", 60)
     eventually(lambda: flower.task(task_id).get("state") == "STARTED")

@@ -27,7 +27,7 @@ def test_a_group_keeps_its_order_in_a_pool_of_four_while_others_run_beside_it(
 def test_what_waits_behind_a_job_that_goes_back_goes_back_with_it(jobs: Jobs) -> None:
     first = jobs.start("--concurrency", "2", "--prefetch-multiplier", "4")
     for name in NAMES:
-        jobs.send("mark", name, 1.0, MessageGroupId="session")
+        jobs.send("mark", name, 0.5, MessageGroupId="session")
     eventually(lambda: jobs.started("b"))
     first.terminate()
     eventually(lambda: first.exit_code is not None)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import time
 
+import boto3
 import pytest
+from botocore.config import Config
+from faults import faulty
 from jobs import VISIBILITY_S, Jobs, MakeJobs, log_of, quit_
 
-from cis_tasks.broker import leases
+from cis_tasks.broker import flush, leases
+from cis_tasks.broker.bulk import batched
 from cis_tasks.broker.flush import JobQueue
+from cis_tasks.local.emulator import Emulator
 from support.cloud import eventually
 
 POOLS = ("prefork", "threads", "solo")
@@ -20,7 +25,7 @@ def test_jobs_longer_than_the_visibility_start_once_prefetched_ones_too(
 ) -> None:
     names = ("a", "b", "c")
     for name in names:
-        jobs.send("mark", name, VISIBILITY_S * 0.75)
+        jobs.send("mark", name, VISIBILITY_S * 0.5)
     for _ in range(2):  # the second would get what the first lets go
         jobs.start("--pool", pool, "--prefetch-multiplier", "3")
     eventually(lambda: all(jobs.ended(name) for name in names) and jobs.drained())
@@ -42,8 +47,8 @@ def test_a_job_that_holds_the_gil_three_times_the_visibility_starts_once_on_pref
 def test_a_job_waiting_for_its_time_is_held_longer_than_the_visibility(jobs: Jobs) -> None:
     jobs.start()
     jobs.start()
-    due_s = time.time() + 2 * VISIBILITY_S
-    jobs.send("mark", "a", countdown=2 * VISIBILITY_S)
+    due_s = time.time() + 1.5 * VISIBILITY_S
+    jobs.send("mark", "a", countdown=1.5 * VISIBILITY_S)
     eventually(lambda: jobs.ended("a") and jobs.drained())
     assert jobs.started("a") == 1
     assert float(jobs.marks("a")[0][2]) >= due_s - 0.5
@@ -51,10 +56,11 @@ def test_a_job_waiting_for_its_time_is_held_longer_than_the_visibility(jobs: Job
 
 def test_a_killed_workers_jobs_go_to_another(jobs: Jobs) -> None:
     first = jobs.start("--prefetch-multiplier", "2")
-    jobs.send("mark", "a", 2)
-    jobs.send("mark", "b", 2)
+    jobs.send("hold", "a")
+    jobs.send("hold", "b")
     eventually(lambda: jobs.started("a") + jobs.started("b"))
     first.kill()
+    jobs.let_go()
     jobs.start()
     eventually(lambda: jobs.ended("a") and jobs.ended("b") and jobs.drained())
 
@@ -66,10 +72,11 @@ def test_a_warm_shutdown_gives_unstarted_jobs_to_others_and_finishes_the_running
     jobs = make_jobs(visibility_s=60)
     first = jobs.start("--pool", pool, "--prefetch-multiplier", "4")
     for name in "abcd":
-        jobs.send("mark", name, 3)
+        jobs.send("hold", name)
     eventually(lambda: jobs.counts() == (0, 4) and any(map(jobs.started, "abcd")))
     first.terminate()
     eventually(lambda: jobs.counts() == (3, 1), timeout_s=2)
+    jobs.let_go()
     eventually(lambda: first.exit_code is not None)
     assert first.exit_code == 0
     assert jobs.counts() == (3, 0)
@@ -94,15 +101,57 @@ def test_a_cold_or_soft_shutdown_gives_unstarted_jobs_to_others(
         eventually(lambda: jobs.counts() == (4, 0), timeout_s=2)
 
 
+def test_the_leases_of_prefetched_jobs_share_calls(make_jobs: MakeJobs, emulator: Emulator) -> None:
+    jobs = make_jobs(visibility_s=3)
+    names = "abcdefgh"
+    with batched():
+        for name in names:
+            jobs.send("hold", name)
+    with faulty(emulator.endpoint) as endpoint:
+        jobs.start("--prefetch-multiplier", "8", environ={"AWS_ENDPOINT_URL": endpoint.url})
+        eventually(lambda: endpoint.calls["ChangeMessageVisibilityBatch"] >= 4)
+        assert jobs.counts() == (0, 8)
+        assert endpoint.calls["ChangeMessageVisibility"] == 0
+        extended = endpoint.entries["ChangeMessageVisibilityBatch"]
+        assert extended >= 6 * endpoint.calls["ChangeMessageVisibilityBatch"]
+    assert sum(map(jobs.started, names)) == 1
+
+
+def test_what_is_said_of_a_delete_whose_answers_are_lost_is_true(
+    make_jobs: MakeJobs,
+    emulator: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    jobs = make_jobs(visibility_s=60)
+    monkeypatch.setattr(flush, "MAX_ATTEMPTS", 2)
+    caplog.set_level("WARNING", logger="cis_tasks")
+    jobs.send("mark", "a")
+    [message] = jobs.received()
+    with faulty(emulator.endpoint) as endpoint:
+        endpoint.fault = lambda _operation: "lost"
+        once = Config(retries={"total_max_attempts": 1})
+        client = boto3.client("sqs", endpoint_url=endpoint.url, config=once)
+        held, queue = leases.Leases(), JobQueue("jobs", jobs.url, client, visibility_s=60)
+        held.add(queue, [message])
+        held.delete(message["ReceiptHandle"])
+        assert held.flush(60)
+        held.close(5)
+    assert jobs.drained()
+    assert "SQS did not confirm" in caplog.text
+    assert "it may run again" in caplog.text
+
+
 def test_a_lost_lease_is_logged_with_its_job_and_let_go(make_jobs: MakeJobs) -> None:
     jobs = make_jobs(visibility_s=3)
     worker = jobs.start()
-    task = jobs.send("mark", "a", 6)
+    task = jobs.send("hold", "a")
     eventually(lambda: jobs.started("a"))
     jobs.sqs.purge_queue(QueueUrl=jobs.url)  # now its handle is worth nothing
     eventually(lambda: "Lost the lease" in log_of(worker))
     [line] = [line for line in log_of(worker).splitlines() if "Lost the lease" in line]
-    assert f"mark[{task}]" in line
+    assert f"hold[{task}]" in line
+    jobs.let_go()
     eventually(lambda: jobs.ended("a"))
     jobs.send("mark", "b")  # and the worker goes on
     eventually(lambda: jobs.ended("b") and jobs.drained())

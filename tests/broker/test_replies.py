@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -20,8 +23,10 @@ from results_place import WAIT_S, Place, Task, app, make_place, place, task, wor
 from cis_tasks.broker import calls, replies
 from cis_tasks.broker.clients import Access
 from cis_tasks.broker.owners import Owner
+from cis_tasks.broker.reaper import reap_of
 from cis_tasks.broker.replies import Exchange, Reply, ReplyQueue, Sender
 from cis_tasks.local.emulator import Emulator
+from cis_tasks.local.environment import of_worker
 from support.cloud import eventually
 
 __all__ = ["app", "place", "task", "worker"]
@@ -314,6 +319,22 @@ def test_a_worker_that_has_waited_deletes_its_queue_when_it_stops(
         finally:
             own.stop()
         assert place.reply_queues() == {mine}
+
+
+def test_what_a_killed_client_leaves_is_reaped_and_nobody_elses(
+    task: Task, app: Celery, place: Place
+) -> None:
+    task("add").delay(0, 0).get(timeout=WAIT_S)
+    mine = place.reply_queues()
+    code = "from results_app import app; app.tasks['results_app.sleep'].delay(3).get()"
+    environment = of_worker(os.environ, place.variables, 1) | place.path
+    client = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    left = eventually(lambda: place.reply_queues() - mine)
+    client.kill()
+    client.wait()
+
+    assert set(reap_of(app)) == left
+    assert place.reply_queues() == mine
 
 
 def test_names_fit_into_sqs() -> None:

@@ -286,6 +286,24 @@ def test_the_same_chord_can_be_run_again(task: Task) -> None:
     assert signature().get(timeout=WAIT_S) == 3
 
 
+def test_a_frozen_chord_can_be_run_again_within_the_dedup_window(
+    task: Task, tmp_path: Path
+) -> None:
+    bodies = tmp_path / "bodies"
+    signature = chord([task("add").s(n, 0) for n in range(2)], task("note").si(str(bodies), "body"))
+    signature.freeze()
+    signature.apply_async().get(timeout=WAIT_S)
+    eventually(lambda: ran(bodies) == 1)
+    signature.apply_async()
+    eventually(lambda: ran(bodies) == 2)
+
+
+def test_a_group_after_a_failed_task_fails_with_it(task: Task) -> None:
+    result = chain(task("fail").si("value"), group(task("add").s(1), task("add").s(2))).delay()
+    with pytest.raises(ValueError, match="not this one"):
+        result.get(timeout=WAIT_S)
+
+
 def test_a_chord_whose_member_is_killed_starts_its_body_once(
     task: Task, tmp_path: Path, place: Place
 ) -> None:
@@ -307,8 +325,11 @@ class MadeUpChord:
         self.body = dict(body.set(task_id=self.body_id))
         self.members = [new_id() for _ in range(size)]
         header = [app.AsyncResult(member) for member in self.members]
-        app.backend.apply_chord((self.id, header), body)
-        app.backend.set_chord_size(self.id, size)
+        self.backend, self.size = app.backend, size
+        self.backend.apply_chord((self.id, header), body)
+
+    def publish_last(self) -> None:
+        self.backend.set_chord_size(self.id, self.size)
 
     def request(self, index: int) -> Context:
         return Context(
@@ -328,6 +349,7 @@ def test_members_that_end_at_the_same_time_and_twice_start_the_body_once(
 ) -> None:
     bodies = tmp_path / "bodies"
     made_up = MadeUpChord(app, 6, bodies)
+    made_up.publish_last()
 
     def end(index: int) -> None:
         made_up.end(results_app.make_app().backend, index % 6)
@@ -337,6 +359,24 @@ def test_members_that_end_at_the_same_time_and_twice_start_the_body_once(
     eventually(lambda: ran(bodies))
     made_up.end(app.backend, 3)  # and long after
     eventually(lambda: empty(place))
+    assert ran(bodies) == 1
+    assert place.stored(f"chord-unlock-{made_up.id}/") == [done_marker(made_up.id)]
+
+
+def test_members_of_a_large_chord_are_counted_and_not_listed(
+    app: Celery, worker: Worker, place: Place, tmp_path: Path
+) -> None:
+    bodies = tmp_path / "bodies"
+    made_up = MadeUpChord(app, 40, bodies)
+    for index in range(3):  # these end while others are still being published
+        made_up.end(app.backend, index)
+    made_up.publish_last()
+    calls.reset()
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda index: made_up.end(app.backend, index), range(2, 40)))
+    eventually(lambda: ran(bodies))
+    eventually(lambda: empty(place))
+    assert calls.made()["s3.ListObjectsV2"] < 10
     assert ran(bodies) == 1
     assert place.stored(f"chord-unlock-{made_up.id}/") == [done_marker(made_up.id)]
 
@@ -352,6 +392,7 @@ def test_a_chord_whose_last_member_dies_while_it_starts_the_body_starts_it_once(
 ) -> None:
     bodies = tmp_path / "bodies"
     made_up = MadeUpChord(app, 2, bodies)
+    made_up.publish_last()
     made_up.end(app.backend, 0)
 
     class DiedError(BaseException):
@@ -379,6 +420,7 @@ def test_a_member_that_failed_and_then_succeeds_counts_as_success(
 ) -> None:
     bodies = tmp_path / "bodies"
     made_up = MadeUpChord(app, 2, bodies)
+    made_up.publish_last()
     failure = ValueError("out of time")
     app.backend.on_chord_part_return(made_up.request(0), states.FAILURE, failure)
     made_up.end(app.backend, 0)

@@ -3,7 +3,8 @@
 Fixtures, found by pytest through ``tests/conftest.py`` without an import:
 
 ``emulator`` (session)
-    The running `cis_tasks.local.emulator.Emulator`. Most tests want ``cloud`` instead.
+    The running `cis_tasks.local.emulator.Emulator`. Most tests want ``cloud`` instead. With
+    ``pytest --emulator=moto`` it is moto's server, which the broker's tests know how to use.
 
 ``cloud`` (function)
     A `cis_tasks.local.cloud.Cloud` on it: the real template and Lambda zip, with buckets, queues
@@ -44,9 +45,10 @@ from typing import TypeVar
 import kombu.pools
 import pytest
 
-from cis_tasks.local.cloud import Cloud, start
+from cis_tasks.local.cloud import POLLS, Cloud, start
 from cis_tasks.local.emulator import Emulator
 from cis_tasks.local.stack import Names
+from support.moto import Moto
 
 Seen = TypeVar("Seen")
 MakeCloud = Callable[..., AbstractContextManager[Cloud]]
@@ -87,8 +89,11 @@ def _no_outside_aws() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    with Emulator(tmp_path_factory.mktemp("emulator")) as running:
+def emulator(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Emulator | Moto]:
+    kind = Moto if request.config.getoption("--emulator") == "moto" else Emulator
+    with kind(tmp_path_factory.mktemp("emulator")) as running:
         yield running
 
 
@@ -107,7 +112,7 @@ def make_cloud(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> 
                     workers=workers,
                 )
             )
-            os.environ.update(cloud.environment)
+            os.environ.update({**POLLS, **cloud.environment})
             forget()
             down.callback(forget)
             yield cloud
@@ -148,6 +153,7 @@ def forget() -> None:
             clear = getattr(value, "cache_clear", None)
             if callable(clear):
                 clear()
+    sys.modules.pop("celeryconfig", None)  # it read the settings when it was imported
     application = sys.modules.get("cis_tasks.app")
     if application is not None:
         app = application.app
