@@ -11,6 +11,7 @@ from queue import Empty
 from typing import Any
 
 from cis_tasks.broker import poison
+from cis_tasks.broker.flush import WINDOW_S
 from cis_tasks.broker.groups import Groups
 from cis_tasks.broker.leases import Leases
 from cis_tasks.broker.predefined import Predefined
@@ -32,7 +33,8 @@ class HandingOver(Predefined):
     do_restore = False  # leases give messages back; kombu would hide them for a while first
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
-        self.leases = Leases()
+        options = connection.client.transport_options
+        self.leases = Leases(float(options.get("delete_window_seconds", WINDOW_S)))
         self._groups = Groups()
         self._arrived: deque[tuple[str, Sequence[Received]]] = deque()
         super().__init__(connection, **kwargs)
@@ -81,6 +83,7 @@ class HandingOver(Predefined):
         except Exception as error:
             logger.exception("%s could not be taken and is given back", _label(payload))
             self._refuse(queue, message, error)
+            self._go_on(queue, handle, done=False)
 
     def _may_go(self, queue: str, message: Received) -> bool:
         group = message.get("Attributes", {}).get("MessageGroupId")

@@ -60,6 +60,8 @@ class Transport(SQS.Transport):
         after a command (600).
     ``event_window_seconds``
         How long task events are collected before they are sent together (1).
+    ``delete_window_seconds``
+        How long the deletes of finished jobs are collected (0.05).
     """
 
     Channel = Channel
