@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from cis_tasks import cli_spine
 from cis_tasks.errors import CisError
 from cis_tasks.pipelines import PIPELINES, find
 
@@ -226,6 +227,9 @@ def _parameter(text: str) -> tuple[str, Any]:
         return key, json.loads(value)
     except ValueError:
         return key, value
+
+
+cli_spine.register(app, _parameter)
 
 
 def _as_json(where: Any) -> dict[str, Any]:

@@ -122,7 +122,7 @@ PIPELINES: Mapping[str, Pipeline] = MappingProxyType(
                     Role(
                         "sensor_data",
                         "sensor_data/",
-                        (".csv", ".tsv", ".txt", ".parquet"),
+                        (".csv", ".tsv", ".txt", ".parquet", ".zip"),
                     ),
                     Role(
                         "video_footage",

@@ -24,6 +24,8 @@ names = st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=3).map("
         ("sensor_data/a.csv", "sensor_data", "a"),
         ("sensor_data/a.b.csv", "sensor_data", "a.b"),
         ("sensor_data/lab 1/Jürgen+Söhne/50%.CSV", "sensor_data", "lab 1/Jürgen+Söhne/50%"),
+        ("sensor_data/a.zip", "sensor_data", "a"),
+        ("sensor_data/lab/a.Parquet", "sensor_data", "lab/a"),
         ("sensor_data/a.json", "rig", "a"),
         ("video_footage/a.MoV", "video_footage", "a"),
     ],

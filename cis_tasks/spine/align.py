@@ -100,7 +100,7 @@ def find_spans(time_s: Tensor, poses: Poses) -> Spans:
     ok = poses.ok[:, :-step] & poses.ok[:, step:] & near
     R = poses.R_camera_tag
     vectors = so3.log(R[:, :-step, :, None].mT @ R[:, step:, None, :]).flatten(2, 3)
-    fit = poses.error_px2 / poses.corner_sd_px**2
+    fit = poses.misfit / poses.noise**2
     unlikely = (fit[:, :-step, :, None] + fit[:, step:, None, :]).flatten(2)
     turned = (vectors**2).sum(-1) / (BRISK_RAD_S * (end - start)[..., None]) ** 2
     return Spans(start, end, pick(vectors, (unlikely + turned).argmin(-1)), ok)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cis_tasks.spine.options import Options
 from cis_tasks.spine.rig import Rig
+from cis_tasks.spine.uncertainty import WITHIN_95, WITHIN_95_OF_THREE
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -22,8 +23,8 @@ class TimeSync:
     Attributes:
         offset_s: sensor time at video time zero.
         rate: sensor seconds per video second, near 1.
-        offset_sd_s: formal standard deviation of the offset at ``mid_s``.
-        rate_sd: formal standard deviation of the rate.
+        offset_sd_s: standard deviation of the offset at ``mid_s``.
+        rate_sd: standard deviation of the rate.
         mid_s: video time in the middle of the frames that were used, where the offset is known
             best.
         offset_mid_s: sensor time minus video time at ``mid_s``.
@@ -35,6 +36,11 @@ class TimeSync:
     rate_sd: float
     mid_s: float
     offset_mid_s: float
+
+    @property
+    def offset_95_s(self) -> float:
+        """The offset at ``mid_s`` lies this near to the truth with 95 % probability."""
+        return WITHIN_95 * self.offset_sd_s
 
     @property
     def rate_ppm(self) -> float:
@@ -53,9 +59,9 @@ class SensorCalibration:
         tag: AprilTag id.
         segment: segment of the spine that carries both.
         R_sensor_tag: (3, 3), takes tag coordinates to sensor coordinates.
-        mounting_sd_rad: formal standard deviation of ``R_sensor_tag``, all axes together.
+        mounting_sd_rad: standard deviation of ``R_sensor_tag``, all axes together.
         gyro_bias: (3,) rad/s, what the gyroscope reads at rest, in sensor axes.
-        gyro_bias_sd: (3,) rad/s, formal standard deviation.
+        gyro_bias_sd: (3,) rad/s, standard deviation.
         rate_hz: sample rate of the recording.
         samples: samples used, those around the video.
         coverage: share of the frames in which the tag was seen.
@@ -73,6 +79,8 @@ class SensorCalibration:
         camera_speed: (K,) rad/s, rotation speed from the video alone, NaN where unknown.
         gyro_speed: (K,) rad/s, rotation speed from the gyroscope over the same spans.
         inside: (K,) the recording covers the frame; outside it nothing is known but the tag.
+        gyro_matrix: (3, 3) takes measured to true rates, before the bias is taken off; the
+            identity unless scale and skew were solved for.
     """
 
     sensor: str
@@ -98,6 +106,12 @@ class SensorCalibration:
     camera_speed: Floats
     gyro_speed: Floats
     inside: Flags
+    gyro_matrix: Floats = field(default_factory=lambda: np.eye(3))
+
+    @property
+    def mounting_95_rad(self) -> float:
+        """The mounting lies within this angle of the truth with 95 % probability."""
+        return WITHIN_95_OF_THREE * self.mounting_sd_rad
 
 
 @dataclass(frozen=True)
@@ -134,9 +148,40 @@ class AngleSeries:
         return np.rad2deg(self.cardan_rad)
 
     @property
+    def interval_95_deg(self) -> tuple[Floats, Floats]:
+        """(K, 3) lower and upper ends of the angles' 95 % intervals, degrees."""
+        half = WITHIN_95 * np.rad2deg(self.sd_rad)
+        return self.cardan_deg - half, self.cardan_deg + half
+
+    @property
     def name(self) -> str:
         """The pair as people write it, ``L1/sacrum``: upper over lower."""
         return f"{self.cranial}/{self.caudal}"
+
+
+@dataclass(frozen=True)
+class Posture:
+    """The whole spine over the video: of the skin under the sensors, not of the vertebrae.
+
+    Attributes:
+        segments: from the lowest.
+        tilt_rad: (S, K, 2) of each segment against gravity: forwards, to the right; NaN without
+            accelerometers.
+        tilt_sd_rad: (S, K) standard deviation of either.
+        kyphosis_rad: (K,) how far the upper thoracic sensor bends forwards over the one nearest
+            T12; NaN where the rig has no such pair.
+        lordosis_rad: (K,) how far the sensor nearest T12 bends back over the sacrum.
+        course_m: (K, P, 3) the line along the back in the lowest segment's axes.
+        notice: what these figures are not.
+    """
+
+    segments: tuple[str, ...]
+    tilt_rad: Floats
+    tilt_sd_rad: Floats
+    kyphosis_rad: Floats
+    lordosis_rad: Floats
+    course_m: Floats
+    notice: str
 
 
 @dataclass(frozen=True)
@@ -222,6 +267,10 @@ class Calibration:
         options: the settings that were used.
         sensors_file: name of the recording's file, without folders.
         thumbnails: a few frames for a contact sheet.
+        up_camera: (3,) unit vector against gravity in camera axes; None without accelerometers.
+        acc_bias: (S, 3) m/s², what the accelerometers read too much; NaN where unknown.
+        posture: the whole spine over the video.
+        beyond: the pairs' angles before and after the video, as far as all sensors recorded.
     """
 
     time_s: Floats
@@ -235,6 +284,10 @@ class Calibration:
     options: Options
     sensors_file: str = ""
     thumbnails: tuple[Thumbnail, ...] = field(default=())
+    up_camera: Floats | None = None
+    acc_bias: Floats | None = None
+    posture: Posture | None = None
+    beyond: tuple[AngleSeries, ...] = ()
 
     @property
     def passed(self) -> bool:

@@ -9,9 +9,9 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from cis_tasks.spine import so3
+from cis_tasks.spine import so3, uncertainty
 from cis_tasks.spine.calibration import Flags, Floats, SensorCalibration, TimeSync
-from cis_tasks.spine.gyro import Gyro
+from cis_tasks.spine.gyro import Gyro, shape_matrix
 from cis_tasks.spine.options import Options
 from cis_tasks.spine.pose import Poses, pick
 from cis_tasks.spine.recording import Track
@@ -34,7 +34,7 @@ def describe_sync(solution: Solution) -> TimeSync:
     return TimeSync(
         offset_s=mid_offset - rate_error * state.mid_s,
         rate=1.0 + rate_error,
-        offset_sd_s=float(offset_sd),
+        offset_sd_s=float(uncertainty.OFFSET_S.of(offset_sd)),
         rate_sd=float(rate_sd),
         mid_s=state.mid_s,
         offset_mid_s=mid_offset,
@@ -74,9 +74,10 @@ def describe_sensors(
                 tag=number,
                 segment=tag.segment,
                 R_sensor_tag=_array(solution.state.R_sensor_tag[s]),
-                mounting_sd_rad=float(np.linalg.norm(sd[s, -6:-3])),
+                mounting_sd_rad=float(np.linalg.norm(uncertainty.MOUNTING_RAD.of(sd[s, -6:-3]))),
+                gyro_matrix=_array(shape_matrix(solution.state.shape)[s]),
                 gyro_bias=_array(solution.state.bias[s]),
-                gyro_bias_sd=sd[s, -3:],
+                gyro_bias_sd=uncertainty.BIAS_RAD_S.of(sd[s, -3:]),
                 rate_hz=tracks[s].rate_hz,
                 samples=len(tracks[s].time_s),
                 coverage=float(seen[s].mean()),
@@ -103,17 +104,13 @@ def _array(values: Tensor) -> Floats:
 
 
 def _sd(solution: Solution) -> Floats:
-    """Formal standard deviations, widened where the residuals are larger than they should be."""
-    used = solution.used
-    chi2 = (solution.weight * solution.chi2)[used].sum() / (3 * used.sum())
-    variance = _array(solution.covariance.diagonal()) * max(1.0, float(chi2))
-    return np.sqrt(np.maximum(variance, 0.0))
+    return np.sqrt(np.maximum(_array(solution.covariance.diagonal()), 0.0))
 
 
 def _carried(gyro: Gyro, solution: Solution, time_s: Tensor) -> Tensor:
     """(S, K, 3, 3) orientations at any video times, without a jump between legs."""
     state = solution.state
-    heading = gyro.integrate(state.bias).rotation(state.sensor_time_s(time_s))
+    heading = gyro.integrate(state.bias, state.shape).rotation(state.sensor_time_s(time_s))
     return state.R_camera_start[:, :1] @ heading @ state.R_sensor_tag[:, None]
 
 
@@ -134,7 +131,7 @@ def _smoothed(
     turn = Rotation.from_rotvec(correction.reshape(-1, 3)).as_matrix().reshape(R.shape)
     carried = _carried(gyro, solution, row_s.new_tensor(frame_s).expand_as(row_s))
     sd = np.sqrt(np.diagonal(covariance, axis1=-2, axis2=-1))
-    return turn @ _array(carried), sd
+    return turn @ _array(carried), uncertainty.ORIENTATION_RAD.of(sd)
 
 
 def _speed(time_s: Tensor, R: Tensor) -> Floats:

@@ -15,6 +15,7 @@ from cis_tasks.spine.solve import Solution
 
 ALIKE = 0.8  # correlation of speeds at which a tag and a sensor move as one
 BETTER = 0.15  # gain in correlation that a swap of two sensors has to bring
+UNRELATED = 0.7  # correlation of speeds that two sessions do not reach
 STUCK_READINGS = 3  # equal extreme readings in a row mean the end of the range
 STUCK_SHARE = 0.002
 MIRRORED = 0.8  # share of the rotation that a mirrored mounting has to explain
@@ -32,11 +33,12 @@ def find_faults(
         solution: that did not fit.
         min_overlap_s: as in the search for the offset.
     """
-    return (
+    found = (
         *_swapped(spans, tracks, min_overlap_s),
         *_clipped(tracks),
         *_mirrored(spans, tracks, gyro, solution),
     )
+    return found or tuple(_unrelated(spans, tracks, min_overlap_s))
 
 
 def _swapped(spans: Spans, tracks: Sequence[Track], min_overlap_s: float) -> Iterator[str]:
@@ -52,7 +54,18 @@ def _swapped(spans: Spans, tracks: Sequence[Track], min_overlap_s: float) -> Ite
     if pair:
         yield (
             f"Sensors {pair[0]} and {pair[1]} seem to be swapped in the rig: each moves like the "
-            f"other's tag."
+            f"other's tag. In the rig, write {pair[1]} where {pair[0]} stands and {pair[0]} where "
+            f"{pair[1]} stands; the recording can stay as it is."
+        )
+
+
+def _unrelated(spans: Spans, tracks: Sequence[Track], min_overlap_s: float) -> Iterator[str]:
+    """Nothing that one could exchange or turn round makes them move alike."""
+    found = find_overlaps(spans, tracks, min_overlap_s)
+    if not found or found[0].correlation < UNRELATED:
+        yield (
+            "Video and recording seem to be of different sessions: nowhere in the recording do "
+            "the sensors turn as the tags do."
         )
 
 

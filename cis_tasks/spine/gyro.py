@@ -12,6 +12,18 @@ from torch import Tensor
 
 from cis_tasks.spine import so3
 
+# What is wrong with a gyroscope's axes beside the mounting: scale of each, and the angles between
+# them; entries (row, column) of an upper triangular matrix that is added to the identity.
+SHAPE = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
+
+
+def shape_matrix(shape: Tensor) -> Tensor:
+    """(S, 3, 3) that takes measured to true rates, from (S, 6) or (S, 0)."""
+    M = torch.eye(3, dtype=shape.dtype, device=shape.device).repeat(len(shape), 1, 1)
+    for k, (a, b) in enumerate(SHAPE[: shape.shape[1]]):
+        M[:, a, b] += shape[:, k]
+    return M
+
 
 @dataclass(frozen=True)
 class Gyro:
@@ -57,19 +69,27 @@ class Gyro:
         """(S, K) whether each time lies within the sensor's recording."""
         return (time_s >= self.start_s[:, None]) & (time_s <= self.end_s[:, None])
 
-    def integrate(self, bias: Tensor) -> Heading:
+    def integrate(self, bias: Tensor, shape: Tensor | None = None) -> Heading:
         """Integrate the rates less (S, 3) ``bias``, rad/s, from the first sample on.
 
         The rate is taken as linear between samples; a step's rotation is that of its mean rate.
+        With (S, 6) ``shape`` the rates are put right for scale and skew first, see ``SHAPE``.
         """
-        rate = self.rate - bias[:, None]
+        shaped = shape is not None and shape.shape[1] > 0
+        true = self.rate @ shape_matrix(shape).mT if shape is not None and shaped else self.rate
+        rate = true - bias[:, None]
         step = (self.time_s[:, 1:] - self.time_s[:, :-1])[..., None]
         steps = so3.exp((rate[:, 1:] + rate[:, :-1]) / 2 * step)
         start = torch.eye(3, dtype=rate.dtype, device=rate.device).expand(len(rate), 1, 3, 3)
         R = torch.cat([start, so3.scan(steps)], 1)
         trapezia = (R[:, 1:] + R[:, :-1]) / 2 * step[..., None]
         lever = torch.cat([torch.zeros_like(start), torch.cumsum(trapezia, 1)], 1)
-        return Heading(self.time_s, rate, R, lever)
+        if not shaped:
+            return Heading(self.time_s, rate, R, lever)
+        turned = torch.stack([R[..., :, a] * self.rate[..., b, None] for a, b in SHAPE], -1)
+        means = (turned[:, 1:] + turned[:, :-1]) / 2 * step[..., None]
+        nothing = torch.zeros_like(means[:, :1])
+        return Heading(self.time_s, rate, R, lever, torch.cat([nothing, means.cumsum(1)], 1))
 
 
 @dataclass(frozen=True)
@@ -82,12 +102,25 @@ class Heading:
         R: (S, N, 3, 3), takes sensor coordinates at each time to those at the first.
         lever: (S, N, 3, 3) the integral of ``R``, s: a small bias error b rotates ``R`` by
             ``exp(-lever @ b)`` from the left.
+        shape_lever: (S, N, 3, 6) the same for a change of scale and skew, but for the sign.
     """
 
     time_s: Tensor
     rate: Tensor
     R: Tensor
     lever: Tensor
+    shape_lever: Tensor | None = None
+
+    def to_shape(self, time_s: Tensor) -> Tensor:
+        """(S, K, 3, 6) what a change of scale and skew turns until (S, K) times."""
+        if self.shape_lever is None:
+            return time_s.new_zeros(*time_s.shape, 3, 0)
+        last = self.time_s.shape[1] - 2
+        i = (torch.searchsorted(self.time_s, time_s.contiguous(), right=True) - 1).clamp(0, last)
+        sensor = torch.arange(len(i), device=i.device)[:, None]
+        before, after = self.time_s[sensor, i], self.time_s[sensor, i + 1]
+        share = ((time_s - before) / (after - before))[..., None, None]
+        return torch.lerp(self.shape_lever[sensor, i], self.shape_lever[sensor, i + 1], share)
 
     def at(self, time_s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Orientation (S, K, 3, 3), rate (S, K, 3) and lever (S, K, 3, 3) at (S, K) times."""

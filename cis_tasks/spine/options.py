@@ -17,6 +17,9 @@ class Options:
     Attributes:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; where the solver runs. ``auto`` takes
             CUDA where there is one.
+        refine: ``apriltag`` (the outline's edges), ``photometric`` (the whole printed pattern, see
+            ``photometric``: half the error, some ten times the computing), or ``auto``:
+            photometric on CUDA, apriltag elsewhere.
         full_search_frames: the whole image is searched for tags every so many frames; half a
             second at 30 Hz finds a tag again soon and costs little.
         roi_margin: how far around its last place a tag is looked for, in tag sides; at 30 Hz a
@@ -27,6 +30,9 @@ class Options:
             consumer crystals stay within 100, video clocks within 1000.
         max_bias_deg_s: prior standard deviation of the gyroscope bias, °/s per axis; consumer
             gyroscopes stay below 5.
+        max_gyro_shape: prior standard deviation of the gyroscopes' scale and skew, as a share; 0
+            takes their axes as perfect. Worth 0.01 for fast, long and varied motion; in a short
+            session it cannot be told from the mounting and makes that worse.
         orientation_floor_deg: error of a tag's orientation beyond corner noise (lens, flatness),
             ° per axis.
         robust_chi2: squared residual, in its standard deviations, at which a frame's weight
@@ -37,7 +43,8 @@ class Options:
             gyroscope's bias is as good as constant.
         max_iterations: of the solver; it converges in about ten.
         smoothing_deg_sqrt_s: random walk of the gyroscope-carried orientation, °/√s; what
-            integration drifts between frames beside a constant bias.
+            integration drifts between frames beside a constant bias: noise, and in motion the
+            errors of scale and axes; 0.4 is best for recorded motion of 30–180 °/s.
         max_offset_sd_ms: gate, offset not observable beyond, ms.
         max_mounting_sd_deg: gate, mounting not observable beyond, °.
         max_outlier_share: gate; good sessions stay below 0.08, wrong ones above 0.6.
@@ -51,17 +58,19 @@ class Options:
     """
 
     device: str = "auto"
+    refine: str = "auto"
     full_search_frames: int = 15
     roi_margin: float = 0.5
     min_overlap_s: float = 3.0
     max_rate_ppm: float = 1000.0
     max_bias_deg_s: float = 5.0
+    max_gyro_shape: float = 0.0
     orientation_floor_deg: float = 0.115
     robust_chi2: float = 9.0
     outlier_chi2: float = 25.0
     leg_s: float = 30.0
     max_iterations: int = 40
-    smoothing_deg_sqrt_s: float = 0.15
+    smoothing_deg_sqrt_s: float = 0.4
     max_offset_sd_ms: float = 2.0
     max_mounting_sd_deg: float = 1.0
     max_outlier_share: float = 0.3
@@ -98,8 +107,9 @@ class Options:
         return cls(**params)
 
 
+REFINEMENTS = ("auto", "apriltag", "photometric")
 _COUNTS = ("full_search_frames", "max_iterations")
-_SHARES = ("max_outlier_share", "min_visibility", "min_coverage", "max_bad_rows")
+_SHARES = ("max_outlier_share", "min_visibility", "min_coverage", "max_bad_rows", "max_gyro_shape")
 
 
 def _problem(name: str, value: object) -> str:
@@ -108,6 +118,8 @@ def _problem(name: str, value: object) -> str:
             value in ("auto", "cpu", "cuda") or value.removeprefix("cuda:").isdecimal()
         )
         return "" if good else "it must be auto, cpu, cuda or cuda:N"
+    if name == "refine":
+        return "" if value in REFINEMENTS else f"it must be one of {', '.join(REFINEMENTS)}"
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return "it must be a number"
     if name in _COUNTS and (not isinstance(value, int) or value < 1):

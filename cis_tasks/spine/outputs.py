@@ -43,7 +43,7 @@ SCHEMA = {
 
 
 def write_outputs(calibration: Calibration, out: Path) -> list[Path]:
-    """Write ``calibration.json``, ``angles.parquet`` and ``angles.csv`` into ``out``.
+    """Write ``calibration.json``, the angles and the posture into ``out``.
 
     Angles have one row per frame and neighbouring pair. The three angles are anatomical;
     ``tag_qw…qz`` is the same rotation before anatomy, as a unit quaternion: it takes the cranial
@@ -56,7 +56,53 @@ def write_outputs(calibration: Calibration, out: Path) -> list[Path]:
     table = angle_table(calibration)
     table.write_parquet(files[1])
     table.write_csv(files[2])
+    for name, extra in (
+        ("posture", posture_table(calibration)),
+        ("beyond", beyond_table(calibration)),
+    ):
+        if extra.height:
+            files += [out / f"{name}.parquet", out / f"{name}.csv"]
+            extra.write_parquet(files[-2])
+            extra.write_csv(files[-1])
     return files
+
+
+def posture_table(calibration: Calibration) -> pl.DataFrame:
+    """One row per frame: the two curves, and each segment's tilt against gravity."""
+    posture = calibration.posture
+    if posture is None:
+        return pl.DataFrame()
+    columns = {
+        "time_s": calibration.time_s,
+        "kyphosis_deg": np.rad2deg(posture.kyphosis_rad),
+        "lordosis_deg": np.rad2deg(posture.lordosis_rad),
+    }
+    for s, segment in enumerate(posture.segments):
+        tilt, sd = np.rad2deg(posture.tilt_rad[s]), np.rad2deg(posture.tilt_sd_rad[s])
+        columns |= {
+            f"{segment}_forward_deg": tilt[:, 0],
+            f"{segment}_right_deg": tilt[:, 1],
+            f"{segment}_tilt_sd_deg": sd,
+        }
+    return _tidy(pl.DataFrame(columns))
+
+
+def beyond_table(calibration: Calibration) -> pl.DataFrame:
+    """The angles before and after the video, in the columns of ``angle_table``."""
+    kept = [name for name in SCHEMA if not name.startswith("tag_q")]
+    parts = []
+    for series in calibration.beyond:
+        n = len(series.time_s)
+        angles, sd = series.cardan_deg.T, np.rad2deg(series.sd_rad).T
+        names = [[series.caudal] * n, [series.cranial] * n]
+        columns = [series.time_s, *names, *angles, *sd, series.visible, series.gimbal]
+        parts.append(pl.DataFrame(dict(zip(kept, columns, strict=True))))
+    return _tidy(pl.concat(parts)) if parts else pl.DataFrame()
+
+
+def _tidy(table: pl.DataFrame) -> pl.DataFrame:
+    numbers = [name for name, kind in table.schema.items() if kind == pl.Float64]
+    return table.with_columns(pl.col(numbers).fill_nan(None).round_sig_figs(DIGITS))
 
 
 def angle_table(calibration: Calibration) -> pl.DataFrame:
@@ -64,8 +110,7 @@ def angle_table(calibration: Calibration) -> pl.DataFrame:
     sensors = calibration.sensors
     parts = [_rows(*parts) for parts in zip(calibration.angles, sensors, sensors[1:], strict=False)]
     table = pl.concat(parts) if parts else pl.DataFrame(schema=SCHEMA)
-    numbers = [name for name, kind in SCHEMA.items() if kind == pl.Float64]
-    return table.with_columns(pl.col(numbers).fill_nan(None).round_sig_figs(DIGITS))
+    return _tidy(table)
 
 
 def _rows(
@@ -101,6 +146,7 @@ def describe(calibration: Calibration) -> dict[str, Any]:
             "time": _time(calibration),
             "sensors": [_sensor(sensor) for sensor in calibration.sensors],
             "angles": _ranges(calibration),
+            "posture": _posture(calibration),
             "axes": AXES,
             "gates": [asdict(gate) for gate in calibration.gates],
             "warnings": list(calibration.warnings),
@@ -136,6 +182,7 @@ def _time(calibration: Calibration) -> dict[str, Any]:
         "meaning": "sensor time = rate * video time + offset_s",
         **asdict(sync),
         "rate_ppm": sync.rate_ppm,
+        "offset_95_s": sync.offset_95_s,
     }
 
 
@@ -145,6 +192,7 @@ def _sensor(sensor: SensorCalibration) -> dict[str, Any]:
         **_short(sensor),
         "gyro_bias_rad_s": sensor.gyro_bias.tolist(),
         "gyro_bias_sd_deg_s": np.rad2deg(sensor.gyro_bias_sd).tolist(),
+        "gyro_matrix": sensor.gyro_matrix.tolist(),
         "R_sensor_tag": sensor.R_sensor_tag.tolist(),
         "rate_hz": sensor.rate_hz,
         "samples": sensor.samples,
@@ -164,6 +212,7 @@ def _short(sensor: SensorCalibration) -> dict[str, Any]:
         "gyro_bias_deg_s": np.rad2deg(sensor.gyro_bias).tolist(),
         "quaternion_sensor_tag_wxyz": _quaternions(sensor.R_sensor_tag[None])[0].tolist(),
         "mounting_sd_deg": math.degrees(sensor.mounting_sd_rad),
+        "mounting_95_deg": math.degrees(sensor.mounting_95_rad),
         "coverage": sensor.coverage,
     }
 
@@ -186,6 +235,31 @@ def _range(series: AngleSeries) -> dict[str, Any]:
             names, known.min(0), known.max(0), known.mean(0), strict=True
         )
     }
+
+
+def _posture(calibration: Calibration) -> dict[str, Any] | None:
+    posture = calibration.posture
+    if posture is None:
+        return None
+    up, acc_bias = calibration.up_camera, calibration.acc_bias
+    return {
+        "notice": posture.notice,
+        "up_camera": None if up is None else up.tolist(),
+        "acc_bias_m_s2": None if acc_bias is None else acc_bias.tolist(),
+        "kyphosis_deg": _extent(posture.kyphosis_rad),
+        "lordosis_deg": _extent(posture.lordosis_rad),
+        "tilt_deg": [
+            {"segment": segment, "forward": _extent(tilt[:, 0]), "right": _extent(tilt[:, 1])}
+            for segment, tilt in zip(posture.segments, posture.tilt_rad, strict=True)
+        ],
+    }
+
+
+def _extent(angle_rad: Floats) -> dict[str, float] | None:
+    known = np.rad2deg(angle_rad[np.isfinite(angle_rad)])
+    if not len(known):
+        return None
+    return {"min": float(known.min()), "max": float(known.max()), "mean": float(known.mean())}
 
 
 def _verdict(gate: Gate) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from cis_tasks.spine.markup import Markup
 NORMAL_95 = 1.96  # standard deviations to either side that hold 95 % of a normal distribution
 POINTS = 600  # drawn per line: about as many as a figure has pixels
 EXCERPT_S = 20.0  # of the speeds, so that single movements can be told apart
+COURSES = 15  # lines along the back that are drawn
 LEAST_SPAN_DEG = 4.0  # of an angle's axis: less would blow up noise
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers; darkness differs as well.
@@ -89,6 +90,48 @@ def angle_plot(series: AngleSeries, prefix: str) -> Markup:
     return _render(draw, (5.2, 5.0), prefix)
 
 
+def curve_plot(time_s: Floats, angle_deg: Floats, prefix: str) -> Markup:
+    """One angle of the whole back over time."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        figure.subplots_adjust(left=0.125, right=0.985, top=0.88, bottom=0.2)
+        _line(axes, time_s, angle_deg, color=BLUE, linewidth=1.3)
+        axes.set_title("Bend (°)", pad=5)
+        _fit(axes, angle_deg, np.zeros_like(angle_deg))
+        _time_axis(axes, time_s)
+
+    return _render(draw, (5.2, 2.2), prefix)
+
+
+def course_plot(course_m: Floats, prefix: str) -> Markup:
+    """The line along the back, from the right side and from behind.
+
+    Args:
+        course_m: (K, P, 3) in the lowest segment's axes: front, up, right.
+        prefix: of the ids in the figure, different for each on a page.
+    """
+    known = course_m[np.isfinite(course_m).all((1, 2))]
+    shown = known[np.linspace(0, len(known) - 1, min(len(known), COURSES)).astype(np.intp)]
+    middle = np.median(known, axis=0)
+
+    def draw(figure: Figure) -> None:
+        panels = figure.subplots(1, 2, sharey=True)
+        figure.subplots_adjust(left=0.125, right=0.985, top=0.9, bottom=0.14, wspace=0.12)
+        for axes, across, title in zip(
+            panels, (0, 2), ("From the right side", "From behind"), strict=True
+        ):
+            for line in shown:
+                axes.plot(100 * line[:, across], 100 * line[:, 1], color="#9CC3DC", linewidth=0.9)
+            axes.plot(100 * middle[:, across], 100 * middle[:, 1], color="#10344C", linewidth=2.2)
+            axes.set_aspect("equal", adjustable="datalim")
+            axes.set_title(title, pad=4)
+            axes.set_xlabel("cm, front →" if across == 0 else "cm, right →", labelpad=2)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
+
+    return _render(draw, (5.2, 3.6), prefix)
+
+
 def alignment_plot(time_s: Floats, sensor: SensorCalibration, span: slice, prefix: str) -> Markup:
     """How fast the tag turns in the video and how fast the gyroscope says it does."""
 
@@ -153,6 +196,27 @@ def coverage_strip(time_s: Floats, sensor: SensorCalibration) -> Markup:
     return Markup(
         f'<svg class="strip" viewBox="0 0 1000 20" preserveAspectRatio="none" '
         f'aria-hidden="true" focusable="false">{bars}</svg>'
+    )
+
+
+def range_bar(low: float, high: float, mean: float, axis: tuple[float, float]) -> Markup:
+    """A bar from the lowest to the highest angle, a tick at their mean, and a line at zero.
+
+    Args:
+        low: least angle.
+        high: largest angle.
+        mean: their mean.
+        axis: the angles at the ends of the drawing; the same for all bars that are compared.
+    """
+    if not np.isfinite([low, high, mean]).all():
+        return Markup("")
+    scale = 1000 / max(axis[1] - axis[0], 1e-9)
+    start, end, middle, zero = ((value - axis[0]) * scale for value in (low, high, mean, 0.0))
+    return Markup(
+        f'<svg class="bar" viewBox="0 0 1000 20" preserveAspectRatio="none" aria-hidden="true" '
+        f'focusable="false"><path class="zero" d="M{zero:.1f} 0V20"/>'
+        f'<path class="span" d="M{start:.1f} 4H{end:.1f}V16H{start:.1f}Z"/>'
+        f'<path class="mean" d="M{middle:.1f} 4V16"/></svg>'
     )
 
 

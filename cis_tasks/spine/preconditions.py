@@ -8,8 +8,9 @@ import numpy as np
 
 from cis_tasks.errors import PermanentError
 from cis_tasks.spine.align import Overlap, Spans
-from cis_tasks.spine.calibration import Floats
-from cis_tasks.spine.recording import Track, gyro_in_degrees
+from cis_tasks.spine.calibration import Flags, Floats
+from cis_tasks.spine.readers.tracks import gyro_in_degrees
+from cis_tasks.spine.recording import Track
 from cis_tasks.spine.rig import Rig
 
 LONGEST_S = 24 * 3600.0  # of a recording; beyond, a time is wrong or it is no session
@@ -17,6 +18,9 @@ STILL_RAD_S = np.deg2rad(3.0)  # the noise of a hand that tries to hold still
 RELATED = 0.3  # correlation of speeds above which they belong together
 CLOSELY = 0.6  # above which they do so beyond doubt
 DEGREES = 180 / np.pi
+LONGEST_SAME_S = 1.0  # a gyroscope is noisy: no reading stays for that long
+STUCK_SHARE = 0.8  # of an axis' steps that may be none, as where each reading is stored thrice
+NEAREST_M, FARTHEST_M = 0.1, 12.0  # of a person that is filmed
 LEAST_FRAMES = 20  # nine unknowns a sensor, three numbers a frame, and some to spare
 
 
@@ -93,6 +97,72 @@ def require_units(spans: Spans, tracks: Sequence[Track], best: Overlap, file: st
                 f"rotation that the video shows, as if divided by 57.3 once too often.",
                 "Multiply gyr_x, gyr_y, gyr_z by 57.29578: they are converted to rad/s twice.",
             )
+
+
+def require_alive(tracks: Sequence[Track], file: str) -> None:
+    """No gyroscope stands still at one value while others turn.
+
+    Where all do, nothing moves, which is another matter.
+
+    Raises:
+        PermanentError: ``sensor_dead``.
+    """
+    faults = [_stands_still(track) for track in tracks]
+    if all(faults):
+        return
+    for track, fault in zip(tracks, faults, strict=True):
+        if fault:
+            raise PermanentError(
+                "sensor_dead",
+                f"{file}: the gyroscope of sensor {track.sensor} {fault} while others turn: it is "
+                "dead, or lost its connection.",
+                "Charge or replace the sensor and record again, or take it and its tag out of the "
+                "rig.",
+            )
+
+
+def _stands_still(track: Track) -> str:
+    """What of a gyroscope does not change, in words; empty where it is alive."""
+    if len(track.time_s) < 2:
+        return ""
+    frozen_s = _longest_same_s(track.time_s, (np.diff(track.gyr, axis=0) == 0).all(1))
+    if frozen_s > LONGEST_SAME_S:
+        return f"gives the same reading for {frozen_s:.1f} s"
+    for name, axis in zip("xyz", track.gyr.T, strict=True):
+        if np.mean(np.diff(axis) == 0) > STUCK_SHARE:
+            return f"has an axis, {name}, that does not change"
+    return ""
+
+
+def _longest_same_s(time_s: Floats, same: Flags) -> float:
+    """Longest time for which each reading is like the one before it."""
+    changes = np.flatnonzero(~same) + 1
+    ends = np.concatenate([[0], changes, [len(time_s) - 1]])
+    return float(np.diff(time_s[ends]).max())
+
+
+def require_distance(side_px: Floats, rig: Rig, file: str) -> None:
+    """The tags are as far away as a person in front of a camera can be.
+
+    Angles do not depend on the tags' size, but a size that is far off is one in another unit.
+
+    Args:
+        side_px: (S, K) side of each tag in the image, NaN where not seen.
+        rig: gives the tags' size and the focal length.
+        file: name of the video.
+
+    Raises:
+        PermanentError: ``tag_size_implausible``.
+    """
+    focal_px = rig.camera.matrix[0][0]
+    distance_m = rig.tag_size_m * focal_px / float(np.nanquantile(side_px, 0.9))
+    if not NEAREST_M < distance_m < FARTHEST_M:
+        raise PermanentError(
+            "tag_size_implausible",
+            f"With tags of {1e3 * rig.tag_size_m:g} mm, those in {file} would be "
+            f"{distance_m:.2g} m away.",
+            "tag_size_m is the side of the black square in metres: measure a printed tag.",
+        )
 
 
 def require_no_gaps(tracks: Sequence[Track], file: str, max_gap_s: float) -> None:

@@ -18,26 +18,35 @@ from cis_tasks.spine.align import (
     find_start,
     misfit,
 )
-from cis_tasks.spine.angles import spinal_angles
+from cis_tasks.spine.anchor import extend
+from cis_tasks.spine.angles import segment_axes, spinal_angles
 from cis_tasks.spine.calibration import Calibration
+from cis_tasks.spine.devices import choose_device
 from cis_tasks.spine.evidence import describe_sensors, describe_sync
 from cis_tasks.spine.faults import find_faults
+from cis_tasks.spine.gravity import find_gravity
 from cis_tasks.spine.gyro import Gyro
 from cis_tasks.spine.options import Options
 from cis_tasks.spine.pose import find_poses
+from cis_tasks.spine.posture import find_posture
 from cis_tasks.spine.preconditions import (
+    require_alive,
     require_common_time,
+    require_distance,
     require_frames,
     require_motion,
     require_no_gaps,
     require_units,
 )
 from cis_tasks.spine.quality import AGREEMENT, check, explain
-from cis_tasks.spine.recording import Recording, Track, read_recording
+from cis_tasks.spine.readers import read_recording
+from cis_tasks.spine.recording import Recording, Track
 from cis_tasks.spine.rig import Rig, read_rig
 from cis_tasks.spine.solve import solve
+from cis_tasks.spine.strangers import name_what_is_seen
 from cis_tasks.spine.tags import Sightings, watch
 from cis_tasks.spine.video import Video
+from cis_tasks.spine.viewing import fit_rig, show_upright
 
 MARGIN_S = 1.0  # of the recording kept around the video; the clocks' rate moves less
 RIVAL = 0.7  # share of the best correlation from which on another offset is looked at too
@@ -54,7 +63,7 @@ def calibrate(
     """Calibrate a spine's IMUs by a video of the tags on them.
 
     Args:
-        sensors: the recording, see ``read_recording``.
+        sensors: the recording, in any form that ``readers.read_recording`` reads.
         video: the video of the same motion; anything that FFmpeg decodes.
         rig: camera, tags and segments; a file or a ``Rig``.
         options: tunables; the defaults suit most sessions.
@@ -69,11 +78,22 @@ def calibrate(
     options = options or Options()
     progress("read")
     rig = rig if isinstance(rig, Rig) else read_rig(rig)
-    recording = read_recording(sensors, options.max_bad_rows)
+    recording = read_recording(sensors, options.max_bad_rows, rig)
     recording.select([tag.sensor for _, tag in rig.ordered_tags])  # before the long part
     progress("detect")
     with Video(video) as footage:
-        sightings = watch(footage, rig, options, progress)
+        rig, notes = fit_rig(rig, footage)
+        try:
+            sightings = watch(footage, rig, options, progress)
+        except PermanentError as error:
+            name_what_is_seen(error, video, rig)
+            raise
+    require_distance(sightings.side_px, rig, footage.file)
+    sightings = replace(
+        sightings,
+        thumbnails=show_upright(sightings.thumbnails, footage.turns),
+        warnings=(*notes, *sightings.warnings),
+    )
     return calibrate_sightings(recording, sightings, rig, options, progress)
 
 
@@ -86,13 +106,16 @@ def calibrate_sightings(
 ) -> Calibration:
     """The same from tags that have been found in the video already."""
     progress("align")
-    device = _device(options)
+    device = choose_device(options)
     tracks = recording.select([tag.sensor for _, tag in rig.ordered_tags])
     time_s = torch.tensor(sightings.row_time_s(rig.camera), device=device)
-    poses = find_poses(sightings.corners_px, rig.camera, rig.tag_size_m, device)
+    poses = find_poses(
+        sightings.corners_px, rig.camera, rig.tag_size_m, device, sightings.information
+    )
     spans = find_spans(time_s, poses)
     overlaps = _overlaps(spans, tracks, recording.file, sightings.video.file, options)
     require_motion(tracks, overlaps[0], recording.file)
+    require_alive(_around(spans, tracks, overlaps[0]), recording.file)
     require_units(spans, tracks, overlaps[0], recording.file)
     near, gyro, overlap = _best_overlap(spans, tracks, overlaps, recording.file)
     require_no_gaps(near, recording.file, options.max_gap_s)
@@ -114,11 +137,15 @@ def calibrate_sightings(
         solution=solution,
         options=options,
     )
+    sync = describe_sync(solution)
+    gravity = find_gravity(sightings.time_s, sync, found, near)
+    up_camera = None if gravity is None else gravity.up_camera
+    axes = segment_axes(rig, sightings.time_s, found, up_camera)
     calibration = Calibration(
         time_s=sightings.time_s,
-        sync=describe_sync(solution),
+        sync=sync,
         sensors=found,
-        angles=spinal_angles(rig, sightings.time_s, found),
+        angles=spinal_angles(rig, sightings.time_s, found, axes),
         gates=(),
         warnings=(*recording.warnings, *sightings.warnings, *_remarks(rig)),
         video=sightings.video,
@@ -126,26 +153,17 @@ def calibrate_sightings(
         options=options,
         sensors_file=recording.file,
         thumbnails=sightings.thumbnails,
+        up_camera=up_camera,
+        acc_bias=None if gravity is None else gravity.acc_bias,
+        posture=find_posture(rig, found, axes, gravity),
     )
     gates = check(calibration)
+    if all(gate.passed or gate.level == "warn" for gate in gates):
+        calibration = replace(calibration, beyond=extend(calibration, tracks, axes))
     if not all(gate.passed for gate in gates if gate.code == AGREEMENT):
         faults = find_faults(spans, tracks, gyro, solution, options.min_overlap_s)
         gates = explain(gates, faults)
     return replace(calibration, gates=gates)
-
-
-def _device(options: Options) -> torch.device:
-    wanted = options.device
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(wanted)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise PermanentError(
-            "device_absent",
-            f"The device {wanted} was asked for, and there are {torch.cuda.device_count()} here.",
-            "Leave the parameter out, or run the job on a GPU host.",
-        )
-    return device
 
 
 def _overlaps(

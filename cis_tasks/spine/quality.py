@@ -38,7 +38,9 @@ class _Rule:
         at_most = self.sense == "at_most"
         passed = bool(value <= limit if at_most else value >= limit)
         shown, bound = (f"{number:.3g} {self.unit}".strip() for number in (value, limit))
-        why = f"{self.what}{where}: {shown}, at {'most' if at_most else 'least'} {bound} is needed"
+        side = "most" if at_most else "least"
+        # Name, value and limit stand beside it wherever a gate is shown: here is what they mean.
+        why = f"{self.what}{where}" if passed else f"{self.what}{where}: {shown}, at {side} {bound}"
         return Gate(
             name=self.name,
             code=self.code,

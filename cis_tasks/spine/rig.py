@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -15,15 +16,22 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from cis_tasks.errors import PermanentError
 
 Row = tuple[float, float, float]
 Matrix = tuple[Row, Row, Row]
 Family = Literal["16h5", "25h9", "36h10", "36h11"]
+Quantity = Literal[
+    "time", "counter", "sensor", "gyr_x", "gyr_y", "gyr_z", "acc_x", "acc_y", "acc_z"
+]
 
 FAMILY_SIZES: dict[str, int] = {"16h5": 30, "25h9": 35, "36h10": 2320, "36h11": 587}
 DISTORTION_LENGTHS = (0, 4, 5, 8, 12, 14)  # OpenCV's k1 k2 p1 p2 [k3 [k4 k5 k6 [s1–s4 [τx τy]]]]
+SAME_SHAPE = 0.01  # share by which the two scales of a resized video may differ
+WIDEST_DEG, NARROWEST_DEG = 140.0, 8.0  # fields of view that a pinhole camera can have
+CENTRED = (0.2, 0.8)  # where in the image an uncropped lens has its axis
 
 
 class _Part(BaseModel):
@@ -68,6 +76,44 @@ class Camera(_Part):
         """The camera matrix as an array."""
         return np.array(self.matrix, dtype=np.float64)
 
+    @property
+    def field_of_view_deg(self) -> float:
+        """Horizontal field of view, without distortion."""
+        return float(np.degrees(2 * np.arctan(self.width / 2 / self.matrix[0][0])))
+
+    def resized(self, width: int, height: int) -> Camera:
+        """The same camera with its image scaled, pixel centres at whole numbers."""
+        scale = np.diag([width / self.width, height / self.height, 1.0])
+        half = np.array([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5], [0.0, 0.0, 1.0]])
+        return self._with(np.linalg.inv(half) @ scale @ half @ self.intrinsics, width, height)
+
+    def turned_back(self, turns: int) -> Camera:
+        """The camera of the stored picture, where this one is of the picture as shown.
+
+        Args:
+            turns: quarter turns to the left (counter-clockwise) that showing takes.
+        """
+        camera = self
+        for _ in range(turns % 4):
+            camera = camera._turned_right()
+        return camera
+
+    def _turned_right(self) -> Camera:
+        (fx, _, cx), (_, fy, cy), _ = self.matrix
+        matrix = np.array([[fy, 0.0, self.height - 1 - cy], [0.0, fx, cx], [0.0, 0.0, 1.0]])
+        turned = self._with(matrix, self.height, self.width)
+        # Vectors in the image turn with it: tangential (p2, p1), prism (s1, s3), (s2, s4), tilt.
+        k = list(self.distortion)
+        for x, y in ((3, 2), (8, 10), (9, 11), (12, 13)):
+            if len(k) > max(x, y):
+                k[x], k[y] = -k[y], k[x]
+        return turned.model_copy(update={"distortion": tuple(k)})
+
+    def _with(self, matrix: NDArray[np.float64], width: int, height: int) -> Camera:
+        rows: list[list[float]] = matrix.tolist()
+        data = self.model_dump() | {"matrix": rows, "width": width, "height": height}
+        return Camera.model_validate(data)
+
 
 class Tag(_Part):
     """What one AprilTag is fixed to.
@@ -95,6 +141,42 @@ class Tag(_Part):
         return matrix
 
 
+class RecordingForm(_Part):
+    """What the recording's file does not tell of itself.
+
+    Attributes:
+        columns: quantity → name of its column, for files whose names are not understood:
+            ``time``, ``counter``, ``sensor``, ``gyr_x`` … ``gyr_z``, ``acc_x`` … ``acc_z``.
+            ``{sensor}`` in the names stands for the sensor's id where each has columns of its own.
+        gyr_unit: of the angular rates.
+        acc_unit: of the specific force.
+        time_unit: of the times.
+        rate_hz: of files that only count their readings.
+    """
+
+    columns: dict[Quantity, Annotated[str, Field(min_length=1)]] = {}
+    gyr_unit: Literal["rad/s", "deg/s", "mdeg/s"] | None = None
+    acc_unit: Literal["m/s²", "g", "mg"] | None = None
+    time_unit: Literal["s", "ms", "µs", "ns"] | None = None
+    rate_hz: Annotated[float, Field(gt=0, le=10_000)] | None = None
+
+    @field_validator("acc_unit", "time_unit", mode="before")
+    @classmethod
+    def _as_typed(cls, unit: object) -> object:
+        return {"m/s2": "m/s²", "m/s^2": "m/s²", "us": "µs", "μs": "µs"}.get(str(unit), unit)
+
+    @model_validator(mode="after")
+    def _columns_suffice(self) -> Self:
+        if not self.columns:
+            return self
+        lacking = [name for name in ("gyr_x", "gyr_y", "gyr_z") if name not in self.columns]
+        if not {"time", "counter"} & self.columns.keys():
+            lacking.append("time")
+        if lacking:
+            raise ValueError(f"columns: {', '.join(lacking)} must be named too")
+        return self
+
+
 class Rig(_Part):
     """One session's hardware.
 
@@ -106,6 +188,11 @@ class Rig(_Part):
         segment_order: segments from the sacrum upwards; left out, the order of the tag ids.
         neutral_s: first and last video time of a pose in which all segments are aligned; gives
             the segment axes of tags that have no ``R_tag_segment``.
+        flexion_s: first and last video time of bending forwards and back; its axis is then the
+            segments' axis to the right.
+        recording: what the recording's file does not tell of itself.
+        spacing_m: distances along the back between neighbouring sensors, from the lowest; left
+            out, those of a mean adult spine are taken for the curve.
     """
 
     camera: Camera
@@ -114,6 +201,9 @@ class Rig(_Part):
     tags: Annotated[dict[int, Tag], Field(min_length=1)]
     segment_order: tuple[str, ...] = ()
     neutral_s: tuple[float, float] | None = None
+    flexion_s: tuple[float, float] | None = None
+    recording: RecordingForm | None = None
+    spacing_m: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -139,8 +229,12 @@ class Rig(_Part):
                 f"segment_order: {list(self.segment_order)} must name each tag's segment once: "
                 f"{segments}"
             )
-        if self.neutral_s and self.neutral_s[0] >= self.neutral_s[1]:
-            raise ValueError("neutral_s: must be [start, end] with start < end")
+        for what in ("neutral_s", "flexion_s"):
+            span = getattr(self, what)
+            if span and span[0] >= span[1]:
+                raise ValueError(f"{what}: must be [start, end] with start < end")
+        if self.spacing_m and len(self.spacing_m) != len(self.tags) - 1:
+            raise ValueError(f"spacing_m: must have {len(self.tags) - 1} distances")
         return self
 
     @property
@@ -148,6 +242,30 @@ class Rig(_Part):
         """Tag ids and tags from the sacrum upwards."""
         by_segment = {tag.segment: (number, tag) for number, tag in self.tags.items()}
         return tuple(by_segment[segment] for segment in self.segment_order)
+
+    def for_video(self, file: str, width: int, height: int, turns: int = 0) -> Rig:
+        """The rig with its camera as a video's stored pictures need it.
+
+        A camera that was calibrated at another resolution of the same shape is scaled; one that
+        was calibrated on the picture as players show it is turned back.
+
+        Args:
+            file: the video's name, for the error.
+            width: of the stored picture, pixels.
+            height: of the stored picture, pixels.
+            turns: quarter turns to the left that showing takes.
+
+        Raises:
+            PermanentError: ``video_size`` where the shapes differ.
+        """
+        camera = self.camera
+        if turns % 2 and not _alike(camera, width, height):
+            camera = camera.turned_back(turns)
+        if not _alike(camera, width, height):
+            raise _other_shape(file, width, height, self.camera)
+        if (camera.width, camera.height) != (width, height):
+            camera = camera.resized(width, height)
+        return self if camera is self.camera else self.model_copy(update={"camera": camera})
 
     def to_json(self) -> str:
         """The JSON text that ``read_rig`` reads."""
@@ -170,9 +288,70 @@ def read_rig(path: Path) -> Rig:
             "Save it as UTF-8 JSON.",
         ) from error
     try:
-        return Rig.model_validate_json(text)
+        rig = Rig.model_validate_json(text)
     except ValidationError as error:
         raise _rig_error(path.name, error) from error
+    require_plausible(rig.camera, path.name)
+    return rig
+
+
+def require_plausible(camera: Camera, name: str) -> None:
+    """The camera matrix can be that of a real camera, in this image.
+
+    Raises:
+        PermanentError: ``intrinsics_implausible``.
+    """
+    (fx, _, cx), (_, fy, cy), _ = camera.matrix
+    view = camera.field_of_view_deg
+    wrong = ""
+    if not NARROWEST_DEG <= view <= WIDEST_DEG:
+        wrong = (
+            f"a focal length of {fx:g} px in {camera.width} px is a field of view of {view:.0f}°"
+        )
+    elif not 0.8 < fx / fy < 1.25:
+        wrong = f"focal lengths of {fx:g} and {fy:g} px make pixels that are far from square"
+    elif not all(
+        CENTRED[0] < at / size < CENTRED[1]
+        for at, size in ((cx, camera.width), (cy, camera.height))
+    ):
+        wrong = (
+            f"the centre ({cx:g}, {cy:g}) is far from the middle of {camera.width}×{camera.height}"
+        )
+    if wrong:
+        raise PermanentError(
+            "intrinsics_implausible",
+            f"The camera of the rig {name} is implausible: {wrong}.",
+            "Give matrix, width and height of the same resolution, in pixels; "
+            "`cis rig calibrate VIDEO` finds them from a video of a printed board.",
+        )
+
+
+def _alike(camera: Camera, width: int, height: int) -> bool:
+    return abs(width / camera.width * camera.height / height - 1) <= SAME_SHAPE
+
+
+def _other_shape(file: str, width: int, height: int, camera: Camera) -> PermanentError:
+    turned = (width > height) != (camera.width > camera.height)
+    return PermanentError(
+        "video_size",
+        f"{file} has {width}×{height} pixels, the rig's camera {camera.width}×{camera.height}.",
+        "The video is turned by 90°: use the rig of that orientation."
+        if turned
+        else "Film in the shape that the camera was calibrated in; a picture that is cut off at "
+        "its sides cannot be scaled back.",
+    )
+
+
+def _lacks_matrix(problems: Sequence[ErrorDetails]) -> bool:
+    """Whether all that is wrong is the camera, and that there is none."""
+    absent = [
+        problem["loc"] in {("camera",), ("camera", "matrix")}
+        and (problem["type"] == "missing" or problem["input"] is None)
+        for problem in problems
+    ]
+    return any(absent) and all(
+        problem["loc"][0] == "camera" for problem in problems if problem["loc"]
+    )
 
 
 def _rig_error(name: str, error: ValidationError) -> PermanentError:
@@ -182,6 +361,13 @@ def _rig_error(name: str, error: ValidationError) -> PermanentError:
             "rig_unreadable",
             f"The rig {name} is not valid JSON: {problems[0]['msg']}.",
             "Check its commas, quotes and brackets, and that it is complete.",
+        )
+    if _lacks_matrix(problems):
+        return PermanentError(
+            "intrinsics_missing",
+            f"The rig {name} does not say what camera it was: there is no camera matrix.",
+            "`cis rig calibrate VIDEO --out RIG` finds it from a video of a printed board. "
+            "Without it, angles would be wrong in a way that no check can see.",
         )
     listed = "; ".join(
         f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}".lstrip(": ")

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from cis_tasks.spine import so3
 from cis_tasks.spine.align import Start
-from cis_tasks.spine.gyro import Gyro
+from cis_tasks.spine.gyro import SHAPE, Gyro
 from cis_tasks.spine.options import Options
 from cis_tasks.spine.pose import Poses, pick
+from cis_tasks.spine.uncertainty import BLOCK_S, spread
 
-LEAST_CORNER_SD_PX = 0.05  # no detector is better
+LEAST_NOISE = 0.05  # of the corners, over the stated one: no detector is better
+RELINEARISATIONS = 2  # the first moves small tags by a degree, the second by hundredths
 CONVERGED = 1e-7  # rad, rad/s and s
 WORST_DAMPING = 1e6
 UNKNOWN = 1e-2  # 1/rad², 1/s²: what is not determined at all gets a deviation of 10
@@ -29,6 +31,8 @@ class State:
             they hold in each leg of the session.
         R_sensor_tag: (S, 3, 3), tag coordinates to sensor coordinates.
         bias: (S, 3) rad/s.
+        shape: (S, 6) scale and skew of the gyroscope's axes, see ``gyro.SHAPE``; (S, 0) where
+            they are taken as perfect.
         offset_s: () sensor time minus video time at ``mid_s``.
         rate_error: () relative rate of the sensors' clock, less 1.
         mid_s: video time that the offset refers to.
@@ -37,6 +41,7 @@ class State:
     R_camera_start: Tensor
     R_sensor_tag: Tensor
     bias: Tensor
+    shape: Tensor
     offset_s: Tensor
     rate_error: Tensor
     mid_s: float
@@ -46,14 +51,17 @@ class State:
         return time_s + self.offset_s + self.rate_error * (time_s - self.mid_s)
 
     def moved(self, step: Tensor) -> State:
-        """The state one step on: S blocks of starts, mounting, bias; then offset and rate."""
+        """The state one step on: S blocks of starts, shape, mounting, bias; then offset, rate."""
         own = step[:-2].reshape(len(self.bias), -1)
-        starts = own[:, :-6].reshape(len(own), -1, 3)
+        end = own.shape[1] - 6
+        begin = end - self.shape.shape[1]
+        starts = own[:, :begin].reshape(len(own), -1, 3)
         return replace(
             self,
             R_camera_start=so3.exp(starts) @ self.R_camera_start,
             R_sensor_tag=self.R_sensor_tag @ so3.exp(own[:, -6:-3]),
             bias=self.bias + own[:, -3:],
+            shape=self.shape + own[:, begin:end],
             offset_s=self.offset_s + step[-2],
             rate_error=self.rate_error + step[-1],
         )
@@ -65,7 +73,7 @@ class Solution:
 
     Attributes:
         state: the parameters.
-        covariance: (P, P), formal; in the order of ``State.moved``.
+        covariance: (P, P), see ``uncertainty.spread``; in the order of ``State.moved``.
         R_camera_tag: (S, K, 3, 3) as the gyroscope carries it, within each leg.
         rate: (S, K, 3) rad/s, sensor axes, bias taken off.
         residual: (S, K, 3) rotation vector from the tag as seen to the tag as carried, tag axes;
@@ -75,7 +83,7 @@ class Solution:
         weight: (S, K) robust weight; 0 where there is no pose.
         used: (S, K) frames with a pose and a recording.
         choice: (S, K) which of both poses.
-        corner_sd_px: corner noise that was assumed.
+        corner_noise: corner noise that was assumed, over the stated one.
         iterations: that it took.
         converged: whether it came to rest.
     """
@@ -90,7 +98,7 @@ class Solution:
     weight: Tensor
     used: Tensor
     choice: Tensor
-    corner_sd_px: float
+    corner_noise: float
     iterations: int
     converged: bool
 
@@ -110,8 +118,29 @@ def solve(time_s: Tensor, poses: Poses, gyro: Gyro, start: Start, options: Optio
         start: from the alignment.
         options: tunables.
     """
-    problem = _Problem.pose(time_s, poses, gyro, start, options)
-    state = problem.start(start)
+    noise = max(float(poses.noise), LEAST_NOISE)
+    problem = _Problem.pose(time_s, poses, gyro, start=start, options=options, noise=noise)
+    solution = _descend(problem, problem.start(start), options)
+    for _ in range(RELINEARISATIONS):
+        close = solution.used & (solution.chi2 < options.outlier_chi2)
+        if float(close.sum()) < (1 - options.max_outlier_share) * float(solution.used.sum()):
+            break  # nothing to hold on to: let the disagreement stand as it is
+        nearer = poses.near(solution.R_camera_tag, close)
+        problem = replace(problem, poses=nearer, information=_information(nearer, noise, options))
+        solution = _descend(problem, solution.state, options)
+    return solution
+
+
+def _information(poses: Poses, noise: float, options: Options) -> Tensor:
+    """(S, K, H, 3, 3) with the real corner noise, and a floor under the error."""
+    eye = torch.eye(3, dtype=poses.information.dtype, device=poses.information.device)
+    floor = np.deg2rad(options.orientation_floor_deg) ** 2 * eye
+    covariance = torch.linalg.inv(poses.information / noise**2 + 1e-6 * eye) + floor
+    information: Tensor = torch.linalg.inv(covariance)
+    return information
+
+
+def _descend(problem: _Problem, state: State, options: Options) -> Solution:
     now = problem.evaluate(state)
     damping, iterations, converged = 1e-4, 0, False
     while iterations < options.max_iterations and damping < WORST_DAMPING and not converged:
@@ -126,7 +155,8 @@ def solve(time_s: Tensor, poses: Poses, gyro: Gyro, start: Start, options: Optio
         else:
             damping *= 10
     normal, _ = problem.normal_equations(state, now)
-    return problem.conclude(state, now, torch.linalg.inv(normal), iterations, converged)
+    covariance = spread(torch.linalg.inv(normal), problem.block_gradients(state, now))
+    return problem.conclude(state, now, covariance, iterations, converged)
 
 
 def _damped_step(normal: Tensor, gradient: Tensor, damping: float) -> Tensor:
@@ -139,6 +169,7 @@ class _Evaluation:
     heading: Tensor  # (S, K, 3, 3)
     rate: Tensor  # (S, K, 3)
     lever: Tensor  # (S, K, 3, 3)
+    shape_lever: Tensor  # (S, K, 3, 0 or 6)
     R_camera_tag: Tensor  # (S, K, 3, 3)
     residual: Tensor  # (S, K, 3)
     information: Tensor  # (S, K, 3, 3)
@@ -154,37 +185,44 @@ class _Problem:
     gyro: Gyro
     information: Tensor  # (S, K, H, 3, 3) with the real corner noise and the floor
     used: Tensor
-    corner_sd_px: float
+    corner_noise: float
     leg: Tensor  # (S, K) which leg of the session each frame belongs to
     legs: int
+    shapes: int  # parameters of each gyroscope's scale and skew
     prior: Tensor  # (P,) information; on bias and rate, and a trace of it on all else
     robust_chi2: float
     mid_s: float
 
     @classmethod
     def pose(
-        cls, time_s: Tensor, poses: Poses, gyro: Gyro, start: Start, options: Options
+        cls,
+        time_s: Tensor,
+        poses: Poses,
+        gyro: Gyro,
+        *,
+        start: Start,
+        options: Options,
+        noise: float,
     ) -> _Problem:
         used = poses.ok & gyro.covers(time_s + start.offset_s)
-        sd = max(float(poses.corner_sd_px), LEAST_CORNER_SD_PX)
-        eye = torch.eye(3, dtype=time_s.dtype, device=time_s.device)
-        floor = np.deg2rad(options.orientation_floor_deg) ** 2 * eye
-        covariance = torch.linalg.inv(poses.information / sd**2 + 1e-6 * eye) + floor
         since = time_s - time_s.min()
         legs = max(1, round(float(since.max()) / options.leg_s))
         leg = (since * (legs / since.max())).long().clamp(max=legs - 1)
-        own = time_s.new_full((len(time_s), 3 * legs + 6), UNKNOWN)
+        shapes = len(SHAPE) if options.max_gyro_shape else 0
+        own = time_s.new_full((len(time_s), 3 * legs + shapes + 6), UNKNOWN)
+        own[:, 3 * legs : -6] = 1 / max(options.max_gyro_shape, 1e-9) ** 2
         own[:, -3:] = 1 / np.deg2rad(options.max_bias_deg_s) ** 2
         shared = time_s.new_tensor([UNKNOWN, 1 / (options.max_rate_ppm * 1e-6) ** 2])
         return cls(
             time_s=time_s,
             poses=poses,
             gyro=gyro,
-            information=torch.linalg.inv(covariance),
+            information=_information(poses, noise, options),
             used=used,
-            corner_sd_px=sd,
+            corner_noise=noise,
             leg=leg,
             legs=legs,
+            shapes=shapes,
             prior=torch.cat([own.flatten(), shared]),
             robust_chi2=options.robust_chi2,
             mid_s=float(time_s[used].mean()),
@@ -195,17 +233,20 @@ class _Problem:
             start.R_camera_start[:, None].repeat(1, self.legs, 1, 1),
             start.R_sensor_tag,
             start.bias,
+            self.time_s.new_zeros(len(self.time_s), self.shapes),
             self.time_s.new_tensor(start.offset_s),
             self.time_s.new_tensor(0.0),
             self.mid_s,
         )
 
     def evaluate(self, state: State) -> _Evaluation:
-        heading, rate, lever = self.gyro.integrate(state.bias).at(state.sensor_time_s(self.time_s))
+        carried = self.gyro.integrate(state.bias, state.shape)
+        sensor_s = state.sensor_time_s(self.time_s)
+        heading, rate, lever = carried.at(sensor_s)
         R = self._starts(state) @ heading @ state.R_sensor_tag[:, None]
         both = so3.log(self.poses.R_camera_tag.mT @ R[:, :, None])
         chi2 = torch.einsum("skhi,skhij,skhj->skh", both, self.information, both)
-        choice = chi2.argmin(-1)
+        choice = (chi2 + self.poses.misfit / self.corner_noise**2).argmin(-1)
         least = pick(chi2, choice)
         loss = self.robust_chi2 * torch.log1p(least / self.robust_chi2)
         cost = float(
@@ -215,6 +256,7 @@ class _Problem:
             heading,
             rate,
             lever,
+            carried.to_shape(sensor_s),
             R,
             pick(both, choice),
             pick(self.information, choice),
@@ -230,7 +272,8 @@ class _Problem:
 
     def _prior_offsets(self, state: State) -> Tensor:
         """What the prior pulls to zero, in the order of the parameters."""
-        own = state.bias.new_zeros(len(state.bias), 3 * self.legs + 6)
+        own = state.bias.new_zeros(len(state.bias), 3 * self.legs + self.shapes + 6)
+        own[:, 3 * self.legs : -6] = state.shape
         own[:, -3:] = state.bias
         shared = torch.stack([torch.zeros_like(state.rate_error), state.rate_error])
         return torch.cat([own.flatten(), shared])
@@ -248,10 +291,11 @@ class _Problem:
         eye = torch.eye(3, dtype=back.dtype, device=back.device).expand_as(back)
         mine = torch.nn.functional.one_hot(self.leg, self.legs).to(back.dtype)
         to_starts = (mine[:, :, None, :, None] * back[:, :, :, None, :]).flatten(-2)
-        to_bias = -(back @ self._starts(state)) @ now.lever
+        to_start = back @ self._starts(state)
+        to_shape, to_bias = to_start @ now.shape_lever, -to_start @ now.lever
         to_time = (now.rate @ state.R_sensor_tag)[..., None]
         since_mid = (self.time_s - self.mid_s)[..., None, None]
-        return torch.cat([to_starts, eye, to_bias, to_time, to_time * since_mid], -1)
+        return torch.cat([to_starts, to_shape, eye, to_bias, to_time, to_time * since_mid], -1)
 
     def normal_equations(self, state: State, now: _Evaluation) -> tuple[Tensor, Tensor]:
         """Matrix and gradient; only offset and rate tie the sensors together."""
@@ -268,6 +312,18 @@ class _Problem:
         normal[n:, n:] = H[:, shared, shared].sum(0)
         gradient = torch.cat([g[:, own].flatten(), g[:, shared].sum(0)])
         return normal + torch.diag(self.prior), gradient + self.prior * self._prior_offsets(state)
+
+    def block_gradients(self, state: State, now: _Evaluation) -> Tensor:
+        """(B, P) the gradient of the cost, block of time by block of time."""
+        WJ = self._weights(now)[..., None, None] * now.information @ self._derivatives(state, now)
+        each = torch.einsum("skia,ski->ska", WJ, now.residual)
+        since = self.time_s - self.time_s.min()
+        block = (since / BLOCK_S).long()
+        sums = each.new_zeros(int(block.max()) + 1, *each.shape[::2])
+        sensor = torch.arange(len(each), device=each.device)[:, None].expand_as(block)
+        sums.index_put_((block, sensor), each, accumulate=True)
+        own, shared = sums[..., :-2].flatten(1), sums[..., -2:].sum(1)
+        return torch.cat([own, shared], 1)
 
     def conclude(
         self,
@@ -288,7 +344,7 @@ class _Problem:
             weight=self._weights(now),
             used=self.used,
             choice=now.choice,
-            corner_sd_px=self.corner_sd_px,
+            corner_noise=self.corner_noise,
             iterations=iterations,
             converged=converged,
         )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import cv2
 import numpy as np
@@ -12,7 +14,10 @@ from numpy.typing import NDArray
 from cis_tasks.errors import PermanentError
 from cis_tasks.jobs import Progress, no_progress
 from cis_tasks.spine.calibration import Thumbnail, VideoInfo
+from cis_tasks.spine.devices import choose_device, refines_photometrically
 from cis_tasks.spine.options import Options
+from cis_tasks.spine.photometric import Refiner
+from cis_tasks.spine.prefetch import ahead
 from cis_tasks.spine.rig import Camera, Family, Rig
 from cis_tasks.spine.video import Frame, Video
 
@@ -23,6 +28,7 @@ RETRY_FRAMES = 5  # soonest full search after the last when a tag has just been 
 # OpenCV's AprilTag refinement counts from a pixel's corner, all else of OpenCV from its centre.
 HALF_PIXEL = 0.5
 THUMBNAIL_PX = 480
+AT_ONCE = 4  # regions; OpenCV lets other threads run meanwhile
 THUMBNAILS = 6
 
 
@@ -37,6 +43,7 @@ class Sightings:
         video: about the video.
         thumbnails: a few frames, small.
         warnings: in sentences.
+        information: (S, K, 8, 8) on the corners x0, y0, x1, …, 1/px², where it is known.
     """
 
     time_s: NDArray[np.float64]
@@ -44,6 +51,7 @@ class Sightings:
     video: VideoInfo
     thumbnails: tuple[Thumbnail, ...] = ()
     warnings: tuple[str, ...] = ()
+    information: NDArray[np.float64] | None = None
 
     @property
     def seen(self) -> NDArray[np.bool_]:
@@ -68,7 +76,10 @@ class Sightings:
 class TagTracker:
     """Finds the session's tags in one frame after the other."""
 
-    def __init__(self, family: Family, tags: Sequence[int], options: Options) -> None:
+    def __init__(
+        self, family: Family, tags: Sequence[int], options: Options, pool: Executor | None = None
+    ) -> None:
+        self._pool = pool
         self._tags = tuple(tags)
         self._options = options
         # The dictionary is cut down to the session's tags: matching every candidate square to
@@ -79,6 +90,9 @@ class TagTracker:
         )
         self._searcher = _detector(codes, cv2.aruco.CORNER_REFINE_NONE)
         self._refiner = _detector(codes, cv2.aruco.CORNER_REFINE_APRILTAG)
+        # Where AprilTag's own detector gives up on a small tag, the plain one often does not: its
+        # corners are good enough to start a photometric fit from.
+        self._fallback = self._searcher if refines_photometrically(options) else None
         self._last: dict[int, Corners] = {}
         self._since_search = options.full_search_frames
 
@@ -105,19 +119,28 @@ class TagTracker:
     def _look_near(
         self, grey: NDArray[np.uint8], places: Mapping[int, Corners]
     ) -> dict[int, Corners]:
-        found: dict[int, Corners] = {}
-        for tag, place in places.items():
-            low, high = place.min(0), place.max(0)
-            margin = max(LEAST_MARGIN_PX, self._options.roi_margin * float((high - low).max()))
-            x0, y0 = np.maximum(low - margin, 0).astype(int)
-            x1, y1 = np.maximum(high + margin, 0).astype(int)
-            region = np.ascontiguousarray(grey[y0:y1, x0:x1])
-            if (
-                region.size
-                and (corners := self._detect(self._refiner, region).get(tag)) is not None
-            ):
-                found[tag] = corners - HALF_PIXEL + np.array([x0, y0])
-        return found
+        look = partial(self._look_at, grey)
+        run = self._pool.map if self._pool and len(places) > 1 else map
+        corners = run(look, places, places.values())
+        return {tag: place for tag, place in zip(places, corners, strict=True) if place is not None}
+
+    def _look_at(self, grey: NDArray[np.uint8], tag: int, place: Corners) -> Corners | None:
+        low, high = place.min(0), place.max(0)
+        margin = max(LEAST_MARGIN_PX, self._options.roi_margin * float((high - low).max()))
+        x0, y0 = np.maximum(low - margin, 0).astype(int)
+        x1, y1 = np.maximum(high + margin, 0).astype(int)
+        region = np.ascontiguousarray(grey[y0:y1, x0:x1])
+        if not region.size:
+            return None
+        corner = np.array([x0, y0])
+        if (corners := self._detect(self._refiner, region).get(tag)) is not None:
+            return np.asarray(corners - HALF_PIXEL + corner)
+        if (
+            self._fallback
+            and (corners := self._detect(self._fallback, region).get(tag)) is not None
+        ):
+            return np.asarray(corners + corner)
+        return None
 
     def _detect(
         self, detector: cv2.aruco.ArucoDetector, grey: NDArray[np.uint8]
@@ -144,24 +167,58 @@ def watch(video: Video, rig: Rig, options: Options, progress: Progress = no_prog
     """
     _require_size(video, rig.camera)
     numbers = [number for number, _ in rig.ordered_tags]
-    tracker = TagTracker(rig.tag_family, numbers, options)
-    sheet = _ContactSheet()
-    times: list[float] = []
-    places: list[dict[int, Corners]] = []
-    for frame in video:
-        found = tracker.find(frame.grey)
-        sheet.offer(frame, found)
-        times.append(frame.time_s)
-        places.append(found)
-        if video.expected_s:
-            progress("detect", min(frame.time_s / video.expected_s, 1.0))
-    info = _describe(video, times)
+    refiner = None
+    if refines_photometrically(options):
+        refiner = Refiner(rig.tag_family, numbers, choose_device(options))
+    notes = _Notes(numbers, refiner)
+    with ThreadPoolExecutor(min(len(numbers), AT_ONCE)) as pool:
+        tracker = TagTracker(rig.tag_family, numbers, options, pool)
+        for frame in ahead(video):
+            notes.add(frame, tracker.find(frame.grey))
+            if video.expected_s:
+                progress("detect", min(frame.time_s / video.expected_s, 1.0))
+    info = _describe(video, notes.times_s)
     _require_length(info, options)
-    nothing = np.full((4, 2), np.nan)
-    corners = np.array([[found.get(tag, nothing) for found in places] for tag in numbers])
-    sightings = Sightings(np.array(times), corners, info, sheet.pick(), _damage(video, info))
+    sightings = notes.sightings(info, _damage(video, info))
     _require_seen(sightings, rig)
     return sightings
+
+
+@dataclass
+class _Notes:
+    """What was seen so far."""
+
+    numbers: Sequence[int]
+    refiner: Refiner | None
+    times_s: list[float] = field(default_factory=list)
+    places: list[dict[int, Corners]] = field(default_factory=list)
+    sheet: _ContactSheet = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sheet = _ContactSheet()
+
+    def add(self, frame: Frame, found: dict[int, Corners]) -> None:
+        self.sheet.offer(frame, found)
+        self.times_s.append(frame.time_s)
+        self.places.append(found)
+        if self.refiner:
+            for s, number in enumerate(self.numbers):
+                if number in found:
+                    self.refiner.offer(s, found[number], frame.grey)
+
+    def sightings(self, info: VideoInfo, warnings: tuple[str, ...]) -> Sightings:
+        nothing = np.full((4, 2), np.nan)
+        corners = np.array([[f.get(n, nothing) for f in self.places] for n in self.numbers])
+        information = None
+        if self.refiner:
+            information = np.zeros((*corners.shape[:2], 8, 8))
+            by_frame = np.isfinite(corners).all((2, 3)).T  # in the order they were offered
+            refined = self.refiner.finish()
+            corners.swapaxes(0, 1)[by_frame] = refined.corners_px
+            information.swapaxes(0, 1)[by_frame] = refined.information
+        return Sightings(
+            np.array(self.times_s), corners, info, self.sheet.pick(), warnings, information
+        )
 
 
 @dataclass

@@ -41,8 +41,10 @@ class Video:
 
     Attributes:
         file: name of the file, without folders.
-        width: pixels.
-        height: pixels.
+        width: of the stored picture, pixels.
+        height: of the stored picture, pixels.
+        turns: quarter turns to the left that players show the picture with. Frames come as
+            stored: their rows are those that the sensor read out one after the other.
         expected_s: duration that the file claims; 0 where it does not say.
         damaged: frames and packets that could not be decoded so far.
     """
@@ -62,7 +64,7 @@ class Video:
         try:
             self._container: InputContainer = av.open(str(path), metadata_errors="ignore")
         except (av.FFmpegError, ValueError) as error:
-            raise _unreadable(path.name, str(error)) from error
+            raise _unreadable(path.name, _reason(error)) from error
         if not self._container.streams.video:
             self._container.close()
             raise _unreadable(path.name, "it has no video stream")
@@ -71,6 +73,7 @@ class Video:
         self.width = self._stream.codec_context.width
         self.height = self._stream.codec_context.height
         self.expected_s = _duration(self._container)
+        self.turns = _quarter_turns(path)
 
     def __enter__(self) -> Self:
         return self
@@ -84,6 +87,11 @@ class Video:
         self._container.close()
 
     def __iter__(self) -> Iterator[Frame]:
+        for time_s, picture in self.pictures():
+            yield Frame(time_s, _luminance(picture))
+
+    def pictures(self) -> Iterator[tuple[float, VideoFrame]]:
+        """Presentation times and pictures as FFmpeg decodes them, in order of time."""
         last = -np.inf
         for decoded in self._decode():
             if decoded.is_corrupt or decoded.pts is None or decoded.time_base is None:
@@ -92,7 +100,7 @@ class Video:
             time_s = float(decoded.pts * decoded.time_base)
             if time_s > last:
                 last = time_s
-                yield Frame(time_s, _luminance(decoded))
+                yield time_s, decoded
 
     def _decode(self) -> Iterator[VideoFrame]:
         packets = self._container.demux(self._stream)
@@ -110,6 +118,34 @@ class Video:
                 self.damaged += 1
 
 
+def upright(image: NDArray[np.uint8], turns: int) -> NDArray[np.uint8]:
+    """A picture as players show it, from how it is stored."""
+    return np.ascontiguousarray(np.rot90(image, turns))
+
+
+def upright_corners(
+    corners_px: NDArray[np.float64], size: tuple[int, int], turns: int
+) -> NDArray[np.float64]:
+    """Corners (…, 2) in the upright picture, from those in the stored one of (width, height)."""
+    out = corners_px
+    width, height = size
+    for _ in range(turns % 4):
+        out = np.stack([out[..., 1], width - 1 - out[..., 0]], -1)
+        width, height = height, width
+    return out
+
+
+def _quarter_turns(path: Path) -> int:
+    """From the first picture's display matrix; 0 where there is none."""
+    try:
+        with av.open(str(path), metadata_errors="ignore") as container:
+            for frame in container.decode(video=0):
+                return round(frame.rotation / 90) % 4
+    except (av.FFmpegError, ValueError):
+        pass  # told when the frames are read
+    return 0
+
+
 def _duration(container: InputContainer) -> float:
     stream = container.streams.video[0]
     if stream.duration and stream.time_base:
@@ -123,6 +159,11 @@ def _luminance(frame: VideoFrame) -> NDArray[np.uint8]:
     plane = frame.planes[0]
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
     return rows[: frame.height, : frame.width]
+
+
+def _reason(error: Exception) -> str:
+    """What FFmpeg says, without the path that it adds."""
+    return str(getattr(error, "strerror", None) or error)
 
 
 def _unreadable(name: str, why: str) -> PermanentError:

@@ -56,7 +56,8 @@ def files(tmp_path: Path) -> list[str]:
 def test_help_lists_the_commands() -> None:
     done = cis("--help")
     assert done.returncode == 0
-    for command in ("up", "demo", "sample", "submit", "status", "results", "worker", "flower"):
+    jobs, machines, files = ("submit", "status", "results"), ("worker", "flower"), ("spine", "rig")
+    for command in ("up", "demo", "sample", *jobs, *machines, *files):
         assert f" {command} " in done.stdout
 
 

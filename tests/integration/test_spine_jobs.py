@@ -162,7 +162,11 @@ def test_bad_sessions_each_fail_with_their_reason_and_block_nobody(
     assert set(ended["good"]["outputs"]) == {
         "angles.csv",
         "angles.parquet",
+        "beyond.csv",
+        "beyond.parquet",
         "calibration.json",
+        "posture.csv",
+        "posture.parquet",
         "report.html",
     }
 

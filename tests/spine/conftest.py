@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from filmed_board import film, poses
 from made_up import Files, Plan, Session, make_session, render, write_csv
 
 from cis_tasks.spine.options import Options
@@ -43,3 +45,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     render(made, paths.video)
     paths.rig.write_text(made.rig.to_json())
     return paths
+
+
+@pytest.fixture(scope="session")
+def board_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A calibration board, filmed from many sides; `filmed_board` knows the camera."""
+    path = tmp_path_factory.mktemp("board") / "board.mp4"
+    film(path, poses(16, 0.6))
+    return path

@@ -200,7 +200,7 @@ def of_another_session(made):
         (swapped, "imu1 and imu2 seem to be swapped"),
         (left_handed, "imu1 is left-handed"),
         (clipped, "imu1 stays at its limit of 29 °/s"),
-        (of_another_session, "same session"),
+        (of_another_session, "seem to be of different sessions"),
     ],
 )
 def test_sensors_that_do_not_fit_the_video_fail_with_the_likely_cause(

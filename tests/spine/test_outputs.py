@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
+import jsonschema
 import numpy as np
 import polars as pl
 import pytest
@@ -24,7 +28,7 @@ def calibration(made, cpu):
 
 
 def test_angles_hold_one_row_per_frame_and_pair_the_same_in_both_formats(calibration, tmp_path):
-    _, parquet, text = write_outputs(calibration, tmp_path)
+    _, parquet, text = write_outputs(calibration, tmp_path)[:3]
     table = pl.read_parquet(parquet)
     assert dict(table.schema) == SCHEMA
     assert table.height == 2 * len(calibration.time_s)
@@ -100,3 +104,49 @@ def test_a_single_sensor_gives_empty_angles_with_their_columns(session, cpu, tmp
     table = pl.read_parquet(write_outputs(calibration, tmp_path)[1])
     assert table.height == 0
     assert table.columns == list(SCHEMA)
+
+
+SCHEMA_FILE = Path(__file__).parents[2] / "docs" / "calibration.schema.json"
+
+
+@pytest.fixture(scope="module")
+def validator() -> jsonschema.Draft202012Validator:
+    schema = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+def undescribed(value: object, schema: dict, place: str = "") -> Iterator[str]:
+    """Members of ``value`` for which the schema has no words."""
+    schemas = [schema, *schema.get("oneOf", [])]
+    if isinstance(value, dict):
+        described = {k: s for part in schemas for k, s in part.get("properties", {}).items()}
+        for key, item in value.items():
+            if key in described:
+                yield from undescribed(item, described[key], f"{place}.{key}")
+            elif described:
+                yield f"{place}.{key}"
+    elif isinstance(value, list) and "items" in schema:
+        for item in value:
+            yield from undescribed(item, schema["items"], f"{place}[]")
+
+
+def test_calibration_json_is_as_its_schema_says(calibration, validator, tmp_path):
+    unknown = replace(calibration.sensors[0], tag_px=math.nan, chi2=math.nan)
+    failed = replace(calibration, sensors=(unknown, *calibration.sensors[1:]))
+    for made in (calibration, failed):
+        found = json.loads(write_outputs(made, tmp_path)[0].read_text())
+        assert [error.message for error in validator.iter_errors(found)] == []
+        assert set(undescribed(found, validator.schema)) == set()
+
+
+def test_the_schema_refuses_what_is_not_a_calibration(calibration, validator, tmp_path):
+    found = json.loads(write_outputs(calibration, tmp_path)[0].read_text())
+    for wrong in (
+        found | {"format": 2},
+        found | {"passed": "yes"},
+        found | {"sensors": []},
+        {key: value for key, value in found.items() if key != "time"},
+        found | {"gates": [found["gates"][0] | {"level": "maybe"}]},
+    ):
+        assert not validator.is_valid(wrong)

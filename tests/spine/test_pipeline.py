@@ -24,9 +24,12 @@ def done(files, tmp_path_factory):
     return out, outcome, stages
 
 
-def test_a_session_becomes_its_four_files(done):
+def test_a_session_becomes_its_files(done):
     out, outcome, _ = done
-    names = ["angles.csv", "angles.parquet", "calibration.json", "report.html"]
+    names = [
+        *("angles.csv", "angles.parquet", "beyond.csv", "beyond.parquet"),
+        *("calibration.json", "posture.csv", "posture.parquet", "report.html"),
+    ]
     assert sorted(path.name for path in outcome.files) == names
     assert sorted(path.name for path in out.iterdir()) == names
     assert all(path.stat().st_size > 100 for path in outcome.files)

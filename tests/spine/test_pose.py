@@ -39,7 +39,7 @@ def test_the_information_tells_how_far_noise_turns_a_tag(session):
     error = so3.log(truth(made).mT @ R)
     squares = torch.einsum("ski,skij,skj->sk", error, information, error) / 0.2**2
     assert float(squares.mean()) == pytest.approx(3.0, rel=0.1)  # χ² with three degrees of freedom
-    assert float(poses.corner_sd_px) == pytest.approx(0.2, rel=0.1)
+    assert float(poses.noise) == pytest.approx(0.2, rel=0.1)
 
 
 def test_frames_without_a_tag_have_no_pose_and_disturb_no_other(session):

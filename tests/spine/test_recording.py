@@ -6,7 +6,7 @@ import pytest
 from made_up import table_of
 
 from cis_tasks.errors import PermanentError
-from cis_tasks.spine.recording import read_recording
+from cis_tasks.spine.readers import read_recording
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +103,11 @@ def test_another_format_says_what_is_accepted(tmp_path):
 
 
 def test_missing_columns_are_named_with_those_that_are_there(table, path):
-    table.rename({"gyr_y": "gyro_y"}).drop("acc_z").write_csv(path)
+    table.rename({"gyr_y": "yaw"}).drop("acc_z").write_csv(path)
     error = refusal(path)
     assert error.code == "sensors_columns"
     assert "gyr_y, acc_z" in error.message
-    assert "gyro_y" in error.message
+    assert "yaw" in error.message
 
 
 def test_a_few_rows_without_a_number_are_dropped_with_a_warning(made, table, path):
@@ -150,13 +150,50 @@ def test_repeated_times_are_dropped_with_a_warning(made, table, path):
     assert any("repeat a time" in warning for warning in recording.warnings)
 
 
-def test_time_that_goes_back_is_refused_with_the_place(table, path):
+def test_a_part_that_is_there_twice_is_read_once(made, table, path):
     one = table.filter(pl.col("sensor_id") == "imu1")
     pl.concat([one[:50], one[20:]]).write_csv(path)
+    recording = read_recording(path)
+    np.testing.assert_allclose(
+        recording.tracks["imu1"].time_s, made.recording.tracks["imu1"].time_s
+    )
+    assert any("30 rows of sensor imu1 repeat" in warning for warning in recording.warnings)
+
+
+def test_readings_that_came_late_are_put_in_order(made, table, path):
+    order = list(range(table.height))
+    order[10:14] = [12, 10, 13, 11]
+    table[order].write_csv(path)
+    recording = read_recording(path)
+    assert_same(recording, made)
+    assert any("imu1 were out of order" in warning for warning in recording.warnings)
+
+
+def restarted(table, at: float) -> pl.DataFrame:
+    """The first sensor's readings, its clock set back to zero after a share ``at`` of them."""
+    one = table.filter(pl.col("sensor_id") == "imu1").with_columns(pl.col("timestamp_s") + 60)
+    k = int(at * one.height)
+    return pl.concat([one[:k], one[k:].with_columns(pl.col("timestamp_s") - 60)])
+
+
+def test_a_clock_that_restarted_at_the_end_leaves_the_long_part(table, path):
+    changed = restarted(table, 0.9)
+    changed.write_csv(path)
+    recording = read_recording(path)
+    kept = recording.tracks["imu1"].time_s
+    np.testing.assert_allclose(kept, changed["timestamp_s"][: len(kept)])
+    assert len(kept) == int(0.9 * changed.height)
+    assert any("restarted" in warning for warning in recording.warnings)
+
+
+def test_a_clock_that_restarted_in_the_middle_is_refused_with_the_place(table, path):
+    changed = restarted(table, 0.5)
+    changed.write_csv(path)
     error = refusal(path)
     assert error.code == "sensors_time_order"
-    assert "imu1" in error.message
-    assert f"{one['timestamp_s'][49]:.6f} to {one['timestamp_s'][20]:.6f}" in error.message
+    k = changed.height // 2
+    at = changed["timestamp_s"]
+    assert f"{at[k - 1]:.6f} to {at[k]:.6f}" in error.message
 
 
 def test_sensor_ids_that_are_numbers_are_names_all_the_same(table, path):

@@ -144,7 +144,7 @@ def last_ten_minutes(calibration):
     long = with_frames(calibration, lambda a: np.tile(a, (times,) + (1,) * (a.ndim - 1)))
     time_s = np.arange(len(long.time_s)) / 30
     angles = tuple(replace(series, time_s=time_s) for series in long.angles)
-    return replace(long, time_s=time_s, angles=angles)
+    return replace(long, time_s=time_s, angles=angles, posture=None)
 
 
 def test_the_page_is_well_formed_with_unique_ids(page):
@@ -204,7 +204,9 @@ def test_every_figure_has_words_for_those_who_do_not_see_it(calibration, page):
     assert page.one("html").attributes["lang"] == "en"
     plots = page.all("div", role="img")
     assert len(plots) == len(page.all("svg", **{"class": "plot"}))
-    assert len(plots) == len(calibration.angles) + 2 * len(calibration.sensors)
+    own = [plot for plot in plots if "along the back" not in plot.attributes["aria-label"]
+           and "curve" not in plot.attributes["aria-label"]]  # fmt: skip
+    assert len(own) == len(calibration.angles) + 2 * len(calibration.sensors)
     assert all(len(plot.attributes["aria-label"]) > 20 for plot in plots)
     assert all("tags found: 0 (sacrum), 2 (T12)" in i.attributes["alt"] for i in page.all("img"))
     captions = page.all("figcaption")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cis_tasks.errors import PermanentError
-from cis_tasks.spine.video import Video
+from cis_tasks.spine.video import Video, upright, upright_corners
 
 
 def write_video(path, pts, *, rate=30, pixels="yuv420p", codec="libx264", **options):
@@ -107,3 +107,50 @@ def test_a_tail_that_was_cut_off_leaves_the_frames_before_it(tmp_path, name, fla
     times = np.array([time for time, _ in frames])
     assert (np.diff(times) > 0).all()
     np.testing.assert_allclose(times * 30, (times * 30).round(), atol=0.05)
+
+
+CORNER = {0: "top left", 1: "bottom left", 2: "bottom right", 3: "top right"}
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_a_turned_video_comes_as_stored_and_says_how_it_is_shown(tmp_path, turns):
+    path = tmp_path / "phone.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.set_display_rotation(90 * turns)
+        grey = np.full((48, 64), 40, np.uint8)
+        grey[:24, :32] = 220  # top left, as stored
+        for k in range(10):
+            frame = av.VideoFrame.from_ndarray(grey, format="gray").reformat(format="yuv420p")
+            frame.pts, frame.time_base = k, Fraction(1, 30)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with Video(path) as video:
+        image = next(iter(video)).grey.copy()
+        assert (video.width, video.height) == (64, 48)
+    shown = upright(image, video.turns)
+    bright = np.argwhere(shown > 130).mean(0) / shown.shape
+    vertical = "top" if bright[0] < 0.5 else "bottom"
+    assert f"{vertical} {'left' if bright[1] < 0.5 else 'right'}" == CORNER[turns]
+    at = upright_corners(np.array([10.0, 5.0]), (64, 48), video.turns).astype(int)
+    assert shown[at[1], at[0]] > 130
+
+
+def test_hevc_is_read(tmp_path):
+    path = write_video(tmp_path / "a.mp4", range(0, 200, 20), codec="libx265")
+    frames, video = read(path)
+    assert len(frames) == 10
+    assert video.damaged == 0
+
+
+def test_damage_in_the_middle_costs_only_its_frames(tmp_path):
+    path = write_video(tmp_path / "a.mkv", range(0, 12_000, 20))
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 40] = bytes(40)
+    path.write_bytes(data)
+    frames, _ = read(path)
+    assert frames[0][0] == 0
+    assert frames[-1][0] > 15
+    assert len(frames) > 300
