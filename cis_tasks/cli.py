@@ -12,6 +12,7 @@ import typer
 from rich.markup import escape
 
 from cis_tasks.errors import CisError
+from cis_tasks.operations import cli as operations
 from cis_tasks.pipelines import PIPELINES, find
 
 app = typer.Typer(
@@ -191,6 +192,9 @@ def flower(context: typer.Context) -> None:
     from cis_tasks.broker.flower import run
 
     run(context.args, celery_app)
+
+
+operations.register(app)
 
 
 def main() -> None:
