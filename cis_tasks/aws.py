@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import boto3
 from botocore.config import Config
@@ -42,6 +42,15 @@ def sqs() -> SQSClient:
         SettingsError: no AWS region is configured.
     """
     return cast("SQSClient", _client("sqs", os.getpid()))
+
+
+def client(service: str) -> Any:
+    """The process's client of another service, such as ``sns``.
+
+    Raises:
+        SettingsError: no AWS region is configured.
+    """
+    return _client(service, os.getpid())
 
 
 @functools.cache

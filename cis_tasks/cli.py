@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from cis_tasks import cli_spine
 from cis_tasks.errors import CisError
+from cis_tasks.operations import cli as operations
 from cis_tasks.pipelines import PIPELINES, find
 from cis_tasks.scaling_commands import app as scaling_app
 
@@ -195,6 +196,9 @@ def flower(context: typer.Context) -> None:
     from cis_tasks.broker.flower import run
 
     run(context.args, celery_app)
+
+
+operations.register(app)
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,6 +71,7 @@ def execute(
     *,
     attempt: Attempt = Attempt(),
     progress: Progress = no_progress,
+    ended: Callable[[Manifest], object] = lambda _: None,
 ) -> Answer:
     """Do ``job`` unless it is done, and answer from its manifest.
 
@@ -83,6 +84,7 @@ def execute(
         job: what to do.
         attempt: which try this is, and whose.
         progress: told of every stage.
+        ended: told of the record, if it is this call that wrote it.
 
     Raises:
         PermanentError: the input is bad; the manifest says so too.
@@ -93,6 +95,8 @@ def execute(
         manifest = _attempt(s3, bucket, job, attempt, progress)
         done = _conclude(s3, bucket, job, manifest)
         log.info("job_ended", job_id=job.id, status=done.status, attempt=attempt.number)
+        if done is manifest:
+            ended(done)
     else:
         log.info("job_already_ended", job_id=job.id, status=done.status)
     storage.point_latest(s3, bucket, job, done)  # also after a crash between the two writes

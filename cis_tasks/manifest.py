@@ -127,3 +127,7 @@ class Answer(_Record):
     result: Mapping[str, Any]
     files: Mapping[str, str]
     manifest: str
+
+    def __repr__(self) -> str:
+        """Without the name and the answer: dashboards and logs show it."""
+        return f"Answer(job_id={self.job_id!r}, pipeline={self.pipeline!r})"

@@ -24,6 +24,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from cis_tasks.errors import PublishError
 from cis_tasks.jobs import Job
 from cis_tasks.pipelines import find
+from cis_tasks.trace_context import ON, inject
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.client import SQSClient
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 10  # SQS limit: entries of one SendMessageBatch
 MAX_BYTES = 1_048_576  # SQS limit: one message, and all messages of one batch together
+NAMES_VARIABLE = "CIS_SHOW_NAMES"
 LEGAL_GROUP = re.compile(r"[!-~]{1,128}")  # SQS limit: printable ASCII, no space
 
 
@@ -104,7 +106,12 @@ def message_kwargs(job: Job) -> dict[str, Any]:
 
 
 def arguments_repr(job: Job) -> str:
-    """What logs, events and Flower show of the arguments: the id, and no name of a person."""
+    """What logs, events and Flower show of the arguments: the id, and no name of a person.
+
+    The name is shown where ``CIS_SHOW_NAMES`` asks for it.
+    """
+    if os.environ.get(NAMES_VARIABLE, "").lower() in ON:
+        return f"{{'job': {job.id!r}, 'name': {job.name!r}}}"
     return f"{{'job': {job.id!r}}}"
 
 
@@ -215,6 +222,8 @@ def _refused(job: Job, queue_url: str, why: str) -> PublishError:
 
 def _envelope(job: Job, task: str, queue: str, group: str, dedup: str) -> dict[str, Any]:
     """The message as kombu puts it on the wire."""
+    headers = _headers(job, task)
+    inject(headers)
     arguments = [
         [],
         message_kwargs(job),
@@ -224,27 +233,7 @@ def _envelope(job: Job, task: str, queue: str, group: str, dedup: str) -> dict[s
         "body": _base64(json.dumps(arguments)),
         "content-encoding": "utf-8",
         "content-type": "application/json",
-        "headers": {
-            "lang": "py",
-            "task": task,
-            "id": job.id,
-            "shadow": None,
-            "eta": None,
-            "expires": None,
-            "group": None,
-            "group_index": None,
-            "retries": 0,
-            "timelimit": [None, None],
-            "root_id": job.id,
-            "parent_id": None,
-            "argsrepr": "()",
-            "kwargsrepr": arguments_repr(job),
-            "origin": f"gen{os.getpid()}@{socket.gethostname()}",
-            "ignore_result": False,
-            "replaced_task_nesting": 0,
-            "stamped_headers": None,
-            "stamps": {},
-        },
+        "headers": headers,
         "properties": {
             "correlation_id": job.id,
             "reply_to": "",
@@ -258,6 +247,31 @@ def _envelope(job: Job, task: str, queue: str, group: str, dedup: str) -> dict[s
             "body_encoding": "base64",
             "delivery_tag": str(uuid.uuid4()),
         },
+    }
+
+
+def _headers(job: Job, task: str) -> dict[str, Any]:
+    """The headers of protocol 2, in Celery's order."""
+    return {
+        "lang": "py",
+        "task": task,
+        "id": job.id,
+        "shadow": None,
+        "eta": None,
+        "expires": None,
+        "group": None,
+        "group_index": None,
+        "retries": 0,
+        "timelimit": [None, None],
+        "root_id": job.id,
+        "parent_id": None,
+        "argsrepr": "()",
+        "kwargsrepr": arguments_repr(job),
+        "origin": f"gen{os.getpid()}@{socket.gethostname()}",
+        "ignore_result": False,
+        "replaced_task_nesting": 0,
+        "stamped_headers": None,
+        "stamps": {},
     }
 
 

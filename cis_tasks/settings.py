@@ -28,6 +28,42 @@ class Settings(BaseSettings):
     queue_urls: dict[str, str] = Field(default_factory=dict)
     """Pipeline → queue URL, from ``CIS_QUEUE_URL_<PIPELINE>``; else SQS is asked by name."""
 
+    undelivered_queue: str = "CIS_S3_events_undelivered"
+    """Name of the queue of upload events that the Lambda could not handle."""
+
+    health_port: int | None = Field(None, ge=0, le=65_535)
+    """Port of a worker's ``/livez``, ``/readyz`` and ``/metrics``; none where unset."""
+
+    health_host: str = "127.0.0.1"
+    """Address that it listens on."""
+
+    health_file: Path | None = None
+    """File that a worker writes every few seconds while it is live; none where unset."""
+
+    health_silent_s: float = Field(120, gt=0)
+    """A worker that no receive has come back to for so long is not live."""
+
+    emf: bool = False
+    """Whether workers write CloudWatch's embedded metrics to standard output."""
+
+    metrics_namespace: str = Field("CIS", min_length=1)
+    """CloudWatch namespace of these metrics."""
+
+    show_names: bool = False
+    """Whether names of sessions may appear in dashboards and notifications, not only job ids."""
+
+    tracing: bool = False
+    """Whether publishers and workers take part in distributed traces (OpenTelemetry)."""
+
+    topic_jobs: str = ""
+    """ARN of the SNS topic that is told of jobs that ended; nobody is where unset."""
+
+    topic_dead_letters: str = ""
+    """ARN of the SNS topic that is told of jobs that were given up; nobody is where unset."""
+
+    groups: str = ""
+    """Names of the Auto Scaling groups, with commas; else those tagged ``cis-tasks:pipeline``."""
+
     results_prefix: str = "celery/results/"
     """Where in the output bucket Celery keeps task states."""
 

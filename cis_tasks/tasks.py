@@ -12,7 +12,7 @@ from celery import Task
 from celery.exceptions import Reject
 from celery.utils.time import get_exponential_backoff_interval
 
-from cis_tasks import aws
+from cis_tasks import aws, notifications
 from cis_tasks.app import app
 from cis_tasks.broker.deliveries import receive_count
 from cis_tasks.errors import JobError, PermanentError, TransientError
@@ -122,11 +122,15 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no types
                 job,
                 attempt=self._attempt(),
                 progress=self._progress(),
+                ended=notifications.job_ended,
             )
         except PermanentError:
             raise
         except Exception as error:
-            raise self._again(error) from error
+            again = self._again(error)
+            if isinstance(again, DeadLetterError):
+                self._tell_given_up(job, again)
+            raise again from error
         finally:
             structlog.contextvars.unbind_contextvars("job_id")
 
@@ -163,6 +167,15 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no types
             exc=TransientError(code, message), countdown=wait_s, max_retries=None, throw=False
         )
         return again
+
+    def _tell_given_up(self, job: Job, error: DeadLetterError) -> None:
+        notifications.job_given_up(
+            job,
+            (self.request.retries or 0) + 1,
+            receive_count(self.request),
+            code=error.code,
+            message=error.message,
+        )
 
     def _progress(self) -> Progress:
         """Progress as Celery task states, for callers and dashboards."""

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 MAX_HELD_S = 12 * 3600  # SQS hides a message no longer than this in all
 LONGEST_PAUSE_S = 60.0
+LATE_S = 60.0  # an extension that was not even tried for so long never will be
 EXIT_TIMEOUT_S = 5.0  # for what is still to be sent when a process ends
 
 _alive: weakref.WeakSet[Leases] = weakref.WeakSet()
@@ -132,6 +133,21 @@ class Leases:
     def open(self) -> int:
         """How many messages are here and not settled."""
         return self._open
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the thread that extends leases; empty where nothing is.
+
+        Calls that fail are not: it goes on trying.
+        """
+        with self._lock:
+            kept, thread = self._kept(), self._thread
+            if kept and (thread is None or not thread.is_alive()):
+                return "the thread that extends leases has ended"
+            late_s = max((time.monotonic() - lease.due_s for lease in kept), default=0.0)
+            return (
+                f"the thread that extends leases is {late_s:.0f} s late" if late_s > LATE_S else ""
+            )
 
     def delete(self, handle: str) -> bool:
         """Settle a message whose effect is done; it stays leased until SQS has deleted it.

@@ -92,6 +92,7 @@ class Receiver:
         self._ended = False
         self._failing_since_s: float | None = None
         self._failures = 0
+        self._asked_s: float | None = None
         name = f"sqs-receive-{work.queue}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -101,6 +102,19 @@ class Receiver:
     def wanted(self) -> bool:
         """Whether it is to go on receiving."""
         return self._wanted
+
+    @property
+    def deaf_s(self) -> float:
+        """For how long it has tried to receive in vain, the poll that is open now included.
+
+        0 where it does not try, as when there is no room for more.
+        """
+        if not self._wanted:
+            return 0.0
+        if self._ended or not self._thread.is_alive():
+            return float("inf")
+        since_s = self._failing_since_s or self._asked_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
 
     def resume(self) -> bool:
         """Go on after `stop`; False where it has ended already."""
@@ -159,7 +173,7 @@ class Receiver:
         return 0
 
     def _receive(self, count: int) -> None:
-        asked_s = time.monotonic()
+        asked_s = self._asked_s = time.monotonic()
         try:
             messages = self._work.receive(count)
         except Exception as error:
@@ -168,6 +182,8 @@ class Receiver:
             else:
                 logger.warning("The last receive from %s failed: %r", self._work.queue, error)
             return
+        finally:
+            self._asked_s = None
         if self._failing_since_s is not None:
             logger.warning("Receiving from %s works again", self._work.queue)
         self._failing_since_s, self._failures = None, 0

@@ -33,6 +33,12 @@ class Receiving(HandingOver):
             if self._is_job_queue(queue):
                 receiver.stop()
 
+    @property
+    def deaf_s(self) -> float:
+        """For how long no job queue could be heard of, the longest of them."""
+        receivers = [r for queue, r in list(self._receivers.items()) if self._is_job_queue(queue)]
+        return max((receiver.deaf_s for receiver in receivers), default=0.0)
+
     def basic_cancel(self, consumer_tag: str) -> Any:
         """Stop consuming."""
         queue = self._tag_to_queue.get(consumer_tag)

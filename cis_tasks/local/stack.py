@@ -132,6 +132,7 @@ class Stack:
             "CIS_INPUT_BUCKET": self.input_bucket,
             "CIS_OUTPUT_BUCKET": self.output_bucket,
             "CIS_CONTROL_PREFIX": self.outputs["ControlPrefix"],
+            "CIS_UNDELIVERED_QUEUE": self.undelivered_url.rpartition("/")[2],
         }
         queues = {f"CIS_QUEUE_URL_{name.upper()}": url for name, url in self.queue_urls.items()}
         groups = {f"CIS_SCALING_GROUP_{name.upper()}": group for name, group in self.groups.items()}

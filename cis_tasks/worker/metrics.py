@@ -1,0 +1,114 @@
+"""A worker's metrics: for Prometheus to fetch, and as lines for CloudWatch.
+
+No metric has the name of a session in it: labels are pipelines, outcomes and API calls.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from cis_tasks.broker import calls
+from cis_tasks.pipelines import PIPELINES
+from cis_tasks.worker import emf, probes
+from cis_tasks.worker.tally import Ended
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
+SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1800)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+CALLS_EVERY_S = 60.0
+
+registry = CollectorRegistry()
+jobs = Counter("cis_jobs", "Attempts that ended.", ["pipeline", "outcome"], registry=registry)
+seconds = Histogram(
+    "cis_job_seconds", "How long they ran.", ["pipeline"], buckets=SECONDS, registry=registry
+)
+batches = Histogram(
+    "cis_batch_size", "Items that a device was given at once.", buckets=SIZES, registry=registry
+)
+started = Gauge("cis_started_time_seconds", "When this worker started.", registry=registry)
+started.set(time.time())
+
+
+class Vitals(Collector):
+    """What is read when it is asked for: AWS calls and probes."""
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics."""
+        made = CounterMetricFamily("cis_aws_calls", "Calls of this process.", labels=["call"])
+        for call, number in calls.made().items():
+            made.add_metric([call], number)
+        yield made
+        well = GaugeMetricFamily("cis_probe_ok", "1 where all is well.", labels=["probe"])
+        health = probes.examine()
+        for name, reading in health.readings.items():
+            well.add_metric([name], float(reading.ok))
+        yield well
+        yield GaugeMetricFamily("cis_live", "1 where no restart is needed.", float(health.live))
+        yield GaugeMetricFamily("cis_ready", "1 where it can take jobs.", float(health.ready))
+
+
+registry.register(Vitals())
+
+
+def page() -> bytes:
+    """All of them, as Prometheus reads them."""
+    return generate_latest(registry)
+
+
+def count(ended: Ended) -> None:
+    """Count an attempt; an observer of `cis_tasks.worker.tally`."""
+    pipeline = pipeline_of(ended.task)
+    jobs.labels(pipeline, ended.outcome).inc()
+    seconds.labels(pipeline).observe(ended.seconds)
+
+
+def observe_batch(size: int, _seconds: float = 0.0) -> None:
+    """Count a batch; an observer for the micro-batcher."""
+    batches.observe(size)
+
+
+def pipeline_of(task: str) -> str:
+    """The pipeline of a task; ``other`` where it is none of ours."""
+    return next((p.name for p in PIPELINES.values() if p.task == task), "other")
+
+
+class Lines:
+    """An observer that writes a line for each attempt, and one now and then of the AWS calls."""
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+        self._told: dict[str, int] = {}
+        self._due_s = time.monotonic() + CALLS_EVERY_S
+
+    def __call__(self, ended: Ended) -> None:
+        """Write the line of an attempt."""
+        failed = ended.outcome not in {"succeeded", "retried", "ignored"}
+        metrics = {
+            "Jobs": (1.0, "Count"),
+            "Failures": (float(failed), "Count"),
+            "Seconds": (round(ended.seconds, 3), "Seconds"),
+        }
+        pipeline = pipeline_of(ended.task)
+        about = {"job_id": ended.task_id, "outcome": ended.outcome}
+        emf.write(emf.line(self._namespace, {"Pipeline": pipeline}, metrics, about))
+
+    def tell_calls(self) -> None:
+        """Write how many calls were made since the last time, where it is due."""
+        now_s = time.monotonic()
+        if now_s < self._due_s:
+            return
+        self._due_s, made = now_s + CALLS_EVERY_S, calls.made()
+        for call, number in made.items():
+            more = number - self._told.get(call, 0)
+            if more:
+                metrics = {"AwsCalls": (float(more), "Count")}
+                emf.write(emf.line(self._namespace, {"Call": call}, metrics))
+        self._told = made
