@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from typing import TYPE_CHECKING, Any, cast
 
 import boto3
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 CONFIG = Config(
     retries={"mode": "standard", "max_attempts": 5},
+    max_pool_connections=64,  # a worker's threads share the client
     connect_timeout=10,
     read_timeout=60,
     user_agent_extra="cis-tasks",
@@ -33,6 +35,15 @@ def s3() -> S3Client:
         SettingsError: no AWS region is configured.
     """
     return cast("S3Client", _client("s3", os.getpid()))
+
+
+def lean_s3() -> S3Client:
+    """The same for those who read and write many small objects, see `cis_tasks.lean_s3`.
+
+    Raises:
+        SettingsError: no AWS region is configured.
+    """
+    return cast("S3Client", _lean(os.getpid()))
 
 
 def sqs() -> SQSClient:
@@ -73,9 +84,25 @@ def queue_url(pipeline: Pipeline) -> str:
         ) from error
 
 
+_making = threading.RLock()  # boto3's session is not for several threads at once
+
+
 @functools.cache
 def _client(service: str, pid: int) -> object:  # noqa: ARG001  a forked child needs its own
     try:
-        return boto3.client(service, config=CONFIG)
+        with _making:
+            return boto3.client(service, config=CONFIG)
     except NoRegionError as error:
         raise SettingsError("No AWS region is configured: set AWS_DEFAULT_REGION.") from error
+
+
+@functools.cache
+def _lean(pid: int) -> object:
+    client = cast("S3Client", _client("s3", pid))
+    try:
+        from cis_tasks.lean_s3 import LeanS3  # noqa: PLC0415
+    except ImportError:  # pycurl is a worker's
+        return client
+    with _making:
+        credentials = boto3.DEFAULT_SESSION and boto3.DEFAULT_SESSION.get_credentials()
+    return LeanS3(client, credentials) if credentials else client

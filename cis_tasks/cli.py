@@ -16,6 +16,7 @@ from cis_tasks.errors import CisError
 from cis_tasks.operations import cli as operations
 from cis_tasks.pipelines import PIPELINES, find
 from cis_tasks.scaling_commands import app as scaling_app
+from cis_tasks.web import server
 
 app = typer.Typer(
     help="Put files in S3, get a GPU model's answer in S3.",
@@ -46,8 +47,19 @@ def up(
 
 
 @app.command(rich_help_panel="On a laptop")
-def demo(state: State = Path(".cis/demo")) -> None:
-    """Run the main job end to end on the embedded AWS, and compare with the known truth."""
+def demo(
+    pipeline: Annotated[str, typer.Argument(help=f"One of {', '.join(PIPELINES)}.")] = "spine",
+    photographs: Annotated[
+        list[Path] | None,
+        typer.Argument(exists=True, dir_okay=False, help="For image: files of your own."),
+    ] = None,
+    state: State = Path(".cis/demo"),
+) -> None:
+    """Run a job end to end on the embedded AWS: a session with its known truth, or photographs."""
+    if find(pipeline).name == "image":
+        from cis_tasks.local import demo_image
+
+        raise typer.Exit(0 if demo_image.run(state, photographs or ()) else 1)
     from cis_tasks.local.demo import run
 
     raise typer.Exit(0 if run(state) else 1)
@@ -172,10 +184,12 @@ def worker(
 ) -> None:
     """Run a worker for one pipeline: `celery -A cis_tasks worker -Q <its queue>`.
 
-    Further arguments are Celery's.
+    Further arguments are Celery's, and count where they differ.
     """
-    queue = find(pipeline).queue
-    command = [sys.executable, "-m", "celery", "-A", "cis_tasks", "worker", "-Q", queue]
+    from cis_tasks.worker.command import celery_options
+
+    command = [sys.executable, "-m", "celery", "-A", "cis_tasks", "worker"]
+    command += celery_options(find(pipeline))
     os.execv(sys.executable, [*command, *context.args])  # noqa: S606  no shell is wanted
 
 
@@ -198,6 +212,8 @@ def flower(context: typer.Context) -> None:
     run(context.args, celery_app)
 
 
+app.command(rich_help_panel="Machines")(server.web)
+app.command(rich_help_panel="Machines")(server.token)
 operations.register(app)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,10 +19,12 @@ from cis_tasks import storage
 from cis_tasks.errors import PermanentError, TransientError
 from cis_tasks.jobs import Job, Outcome, Progress, no_progress
 from cis_tasks.manifest import Answer, Failure, Manifest, Model, Output
-from cis_tasks.pipelines import Pipeline, find
+from cis_tasks.pipelines import PIPELINES, Pipeline, find
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
+
+MAX_NAME_BYTES = 240  # file systems take 255
 
 log = structlog.get_logger(__name__)
 
@@ -90,7 +95,8 @@ def execute(
         PermanentError: the input is bad; the manifest says so too.
         TransientError: the same job may succeed later; nothing was concluded.
     """
-    done = storage.read_manifest(s3, bucket, job)
+    in_vain_at_worst = _is_brief(job) and attempt.number == 1
+    done = None if in_vain_at_worst else storage.read_manifest(s3, bucket, job)
     if done is None:
         manifest = _attempt(s3, bucket, job, attempt, progress)
         done = _conclude(s3, bucket, job, manifest)
@@ -103,6 +109,11 @@ def execute(
     return done.answer()
 
 
+def _is_brief(job: Job) -> bool:
+    known = PIPELINES.get(job.pipeline)
+    return known is not None and known.brief
+
+
 def _attempt(s3: S3Client, bucket: str, job: Job, attempt: Attempt, progress: Progress) -> Manifest:
     """Run the job and store its files; the manifest that would end it, not yet written."""
     started_at, watch = datetime.now(UTC), Stopwatch(progress)
@@ -111,14 +122,14 @@ def _attempt(s3: S3Client, bucket: str, job: Job, attempt: Attempt, progress: Pr
     outputs: dict[str, Output] = {}
     uploaded: list[datetime] = []
     pipeline_version = job.pipeline_version
-    with tempfile.TemporaryDirectory(prefix="cis-", dir=attempt.scratch) as folder:
-        out = Path(folder, "out")
-        out.mkdir()
+    with _workplace(job, attempt) as folder:
+        out = folder / "out"
+        out.mkdir(exist_ok=True)
         try:
             pipeline = find(job.pipeline)
             pipeline_version = pipeline.version
             watch("fetch")
-            inputs = _fetch(s3, pipeline, job, Path(folder), uploaded)
+            inputs = _fetch(s3, pipeline, job, folder, uploaded)
             watch("load")
             run = pipeline.load()
             outcome = run(inputs, out, job.params, watch)
@@ -148,6 +159,28 @@ def _attempt(s3: S3Client, bucket: str, job: Job, attempt: Attempt, progress: Pr
     )
 
 
+@contextmanager
+def _workplace(job: Job, attempt: Attempt) -> Iterator[Path]:
+    """A folder without files; one that is kept where making it would cost more than the job."""
+    if not _is_brief(job):
+        with tempfile.TemporaryDirectory(prefix="cis-", dir=attempt.scratch) as folder:
+            yield Path(folder)
+        return
+    kept = getattr(_threads, "folder", None)
+    if kept is None or not Path(kept.name).is_dir():
+        kept = tempfile.TemporaryDirectory(prefix="cis-", dir=attempt.scratch)
+        _threads.folder = kept  # removed when the thread ends
+    try:
+        yield Path(kept.name)
+    finally:
+        for folder, _, files in os.walk(kept.name):
+            for file in files:
+                Path(folder, file).unlink()
+
+
+_threads = threading.local()
+
+
 def _fetch(
     s3: S3Client, pipeline: Pipeline, job: Job, folder: Path, uploaded: list[datetime]
 ) -> Mapping[str, Path]:
@@ -155,11 +188,17 @@ def _fetch(
     paths = {}
     for name, ref in job.inputs.items():
         pipeline.role(name)
-        path = folder / name / Path(ref.key).name[-60:]
-        path.parent.mkdir()
+        path = folder / name / _file_name(ref.key)
+        path.parent.mkdir(exist_ok=True)
         uploaded.append(storage.fetch(s3, ref, path))
         paths[name] = path
     return paths
+
+
+def _file_name(key: str) -> str:
+    """The end of a key as a file may be called: whole, or its end where it is too long."""
+    name = key.rpartition("/")[2].replace("\0", "_")
+    return name.encode()[-MAX_NAME_BYTES:].decode(errors="ignore")
 
 
 def _conclude(s3: S3Client, bucket: str, job: Job, manifest: Manifest) -> Manifest:

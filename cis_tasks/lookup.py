@@ -23,7 +23,14 @@ from cis_tasks.settings import settings
 
 JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
-Phase = Literal["unknown", "running", "retrying", "given up", "failed", "succeeded"]
+Phase = Literal["unknown", "running", "retrying", "given up", "cancelled", "failed", "succeeded"]
+
+NOTED: dict[str, Phase] = {
+    states.RETRY: "retrying",
+    states.FAILURE: "given up",
+    states.REVOKED: "cancelled",
+}
+"""States without a manifest whose result says why."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class Whereabouts:
     @property
     def ended(self) -> bool:
         """Whether nothing more will happen by itself."""
-        return self.phase in {"failed", "succeeded", "given up"}
+        return self.phase in {"failed", "succeeded", "given up", "cancelled"}
 
 
 def locate(job: str) -> Whereabouts:
@@ -97,10 +104,8 @@ def _by_id(job_id: str) -> Whereabouts:
     manifest = _manifest_of(job_id, meta)
     if manifest is not None:
         return _ended(manifest)
-    if state == states.RETRY:
-        return Whereabouts(job_id, "retrying", note=str(result))
-    if state == states.FAILURE:
-        return Whereabouts(job_id, "given up", note=str(result))
+    if state in NOTED:
+        return Whereabouts(job_id, NOTED[state], note=str(result))
     if state == states.PENDING:
         return Whereabouts(job_id, "unknown")
     if isinstance(result, dict) and "stage" in result:

@@ -61,6 +61,10 @@ class Pipeline:
         roles: what it takes.
         group: jobs of one ``name`` run one after the other, or each ``job`` is free of all others.
         entry: ``module:function`` of the code that runs it, a `cis_tasks.jobs.Run`.
+        brief: whether a run takes no longer than a few calls of S3. Then nothing is told between
+            the publishing and the end, and a first attempt does not look whether the job has
+            ended: it may run in vain, and the manifest still counts once.
+        pool: whether a worker does one job at a time in a process of its own, or many in threads.
     """
 
     name: str
@@ -70,6 +74,8 @@ class Pipeline:
     roles: tuple[Role, ...]
     group: Literal["name", "job"]
     entry: str
+    brief: bool = False
+    pool: Literal["process", "threads"] = "process"
 
     @property
     def queue_variable(self) -> str:
@@ -139,6 +145,26 @@ PIPELINES: Mapping[str, Pipeline] = MappingProxyType(
                 ),
                 group="name",
                 entry="cis_tasks.spine.pipeline:run",
+            ),
+            Pipeline(
+                name="image",
+                version="1",
+                task="cis_tasks.classify_image",
+                queue="CIS_Image_requests.fifo",
+                roles=(
+                    Role(
+                        "image",
+                        "images/",
+                        (
+                            *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"),
+                            *(".tif", ".tiff", ".avif", ".jfif", ".ppm", ".pgm"),
+                        ),
+                    ),
+                ),
+                group="job",
+                entry="cis_tasks.worker.images:run",
+                brief=True,
+                pool="threads",
             ),
         )
     }

@@ -66,8 +66,13 @@ class Published:
     error: PublishError | None = None
 
 
-def message_for(job: Job) -> Message:
+def message_for(job: Job, reply_to: str = "") -> Message:
     """The message of a job's first attempt.
+
+    Args:
+        job: the job.
+        reply_to: address of the reply queue that is told of the job's states; see
+            `cis_tasks.broker.replies`.
 
     Raises:
         PermanentError: the pipeline is not in the registry.
@@ -75,7 +80,9 @@ def message_for(job: Job) -> Message:
     """
     pipeline = find(job.pipeline)
     group, dedup = message_group(pipeline.group_of(job)), deduplication_id(job.id, attempt=0)
-    body = _encode(_envelope(job, pipeline.task, pipeline.queue, group, dedup))
+    envelope = _envelope(job, pipeline.task, pipeline.queue, group, dedup)
+    envelope["properties"]["reply_to"] = reply_to
+    body = _encode(envelope)
     if len(body) > MAX_BYTES:
         raise PublishError(
             "job_too_large",
@@ -135,7 +142,7 @@ def publish(sqs: SQSClient, queue_url: str, job: Job) -> None:
 
 
 def publish_many(
-    sqs: SQSClient, queue_urls: Mapping[str, str], jobs: Iterable[Job]
+    sqs: SQSClient, queue_urls: Mapping[str, str], jobs: Iterable[Job], *, reply_to: str = ""
 ) -> list[Published]:
     """Put jobs into their queues, ten per call, each job once.
 
@@ -143,6 +150,7 @@ def publish_many(
         sqs: client.
         queue_urls: pipeline name → queue URL.
         jobs: any number of jobs, of any pipelines.
+        reply_to: address of the reply queue that is told of their states.
 
     Returns:
         What became of each distinct job, in the order of their first appearance. One job's
@@ -156,7 +164,7 @@ def publish_many(
     errors: dict[str, PublishError] = {}
     for job_id, job in distinct.items():
         try:
-            by_queue.setdefault(_queue_for(job, queue_urls), []).append(message_for(job))
+            by_queue.setdefault(_queue_for(job, queue_urls), []).append(message_for(job, reply_to))
         except PublishError as error:
             errors[job_id] = error
     for queue_url, messages in by_queue.items():

@@ -106,6 +106,24 @@ class Settings(BaseSettings):
     scratch: Path | None = None
     """Folder for a job's working files; the system's temporary folder where unset."""
 
+    image_model: str = Field("efficientnet-lite0", min_length=1)
+    """Model of the image pipeline where a job names none: a name, or a card's path or S3 URL."""
+
+    image_runtime: Literal["auto", "torch", "onnx"] = "auto"
+    """What runs it; ``auto``: torch on CUDA, onnxruntime on a CPU."""
+
+    image_device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """Where; ``auto`` and ``cuda`` are all GPUs of the machine."""
+
+    image_batch: int = Field(32, ge=1, le=1024)
+    """Most images that a GPU is given at once."""
+
+    image_threads: int | None = Field(None, ge=1, le=1024)
+    """Jobs at a time in a worker of the image pipeline; chosen by the device where unset."""
+
+    image_cache: Path | None = None
+    """Folder for models made or fetched once per machine; ``~/.cache/cis-tasks`` where unset."""
+
     @model_validator(mode="before")
     @classmethod
     def _gather_queue_urls(cls, values: dict[str, Any]) -> dict[str, Any]:

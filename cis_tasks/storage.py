@@ -21,6 +21,7 @@ from cis_tasks.manifest import Manifest, Output
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
+SMALL_BYTES = 1 << 20  # read at once; larger files are streamed
 CONTENT_TYPES = {
     ".csv": "text/csv; charset=utf-8",
     ".html": "text/html; charset=utf-8",
@@ -170,15 +171,16 @@ def point_latest(s3: S3Client, bucket: str, job: Job, manifest: Manifest) -> boo
         },
         indent=2,
     ).encode()
+    condition = {"IfNoneMatch": "*"}  # most names are new: no look before the first write
     for _ in range(10):
+        if _put_if(s3, bucket, job.latest_key, body, condition):
+            return True
         found = _read(s3, bucket, job.latest_key)
         if found:
             other = json.loads(found[0])
             if (other["inputs_at"], other["started_at"]) > mine:
                 return False
         condition = {"IfMatch": found[1]} if found else {"IfNoneMatch": "*"}
-        if _put_if(s3, bucket, job.latest_key, body, condition):
-            return True
     raise TransientError("latest_contended", f"s3://{bucket}/{job.latest_key} kept changing.")
 
 
@@ -187,15 +189,15 @@ def _age(inputs_at: datetime | None, started_at: datetime) -> tuple[str, str]:
 
 
 def _store_file(s3: S3Client, bucket: str, key: str, path: Path) -> Output:
+    size = path.stat().st_size
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        size = file.tell()
         file.seek(0)
         with _explained(f"write s3://{bucket}/{key}"):
             answer = s3.put_object(
                 Bucket=bucket,
                 Key=key,
-                Body=file,
+                Body=file.read() if size <= SMALL_BYTES else file,
                 ContentType=CONTENT_TYPES.get(path.suffix, "application/octet-stream"),
             )
     version = answer.get("VersionId")

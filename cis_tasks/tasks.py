@@ -117,7 +117,7 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no types
         structlog.contextvars.bind_contextvars(job_id=job.id)
         try:
             return execute(
-                aws.s3(),
+                aws.lean_s3(),
                 settings().output_bucket,
                 job,
                 attempt=self._attempt(),
@@ -179,7 +179,8 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no types
 
     def _progress(self) -> Progress:
         """Progress as Celery task states, for callers and dashboards."""
-        if self.request.called_directly or self.request.ignore_result:
+        silent = self.request.called_directly or self.request.ignore_result
+        if silent or self.pipeline.brief:
             return no_progress
         last_stage, due = "", 0.0
 
@@ -201,6 +202,8 @@ def register(pipeline: Pipeline) -> JobTask:
     """The Celery task that runs ``pipeline``."""
     kind = type(pipeline.task.rpartition(".")[2], (JobTask,), {"name": pipeline.task})
     kind.pipeline = pipeline  # type: ignore[attr-defined]
+    if pipeline.brief:
+        kind.track_started = False  # type: ignore[attr-defined]  # else Celery's setting holds
     task: JobTask = app.register_task(kind())
     return task
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from broker_peers.emulator import Counts, Emulator
 from broker_peers.processes import cpu_s, machine_cpu_s
-from broker_peers.systems import HERE, ROOT, System
+from broker_peers.systems import ROOT, System
 from cis_tasks.local.process import Process
 
 WARM_UP_JOBS = 60  # before a worker is looked at
@@ -98,13 +98,14 @@ class Bench:
         server.client("s3").create_bucket(Bucket=name)
         queue = f"{name}.fifo" if system.fifo else name
         url = "" if system.makes_queue else _create_queue(server, queue)
+        own = system.requirements is None
         self._environment = {
             **server.environment,
             **system.settings,
             "BENCH_QUEUE": queue,
             "BENCH_QUEUE_URL": url,
             "BENCH_BUCKET": name,
-            "PYTHONPATH": f"{ROOT}:{HERE}" if system.requirements is None else str(HERE),
+            "PYTHONPATH": f"{ROOT}:{system.folder}" if own else str(system.folder),
             "PYTHONWARNINGS": "ignore",
         }
         self._programs = system.programs()
@@ -149,7 +150,7 @@ class Bench:
             [str(self._programs / "python"), str(self._programs / program), *rest],
             log=self._folder / f"{self._system.name}.log",
             env=self._environment,
-            cwd=HERE,
+            cwd=self._system.folder,
         )
         try:
             yield process
@@ -157,12 +158,12 @@ class Bench:
             process.kill()
 
     def _client(self, *command: str) -> str:
-        script = HERE / f"{self._system.app}.py"
+        script = self._system.folder / f"{self._system.app}.py"
         try:
             return subprocess.run(
                 [str(self._programs / "python"), str(script), *command],
                 env=self._environment,
-                cwd=HERE,
+                cwd=self._system.folder,
                 capture_output=True,
                 text=True,
                 check=True,

@@ -35,6 +35,7 @@ class System:
         results: whether it can return results through AWS.
         makes_queue: whether it insists on making its queue itself.
         settings: environment variables of its processes.
+        folder: where its ``app`` lies.
     """
 
     name: str
@@ -45,6 +46,7 @@ class System:
     results: bool = True
     makes_queue: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
+    folder: Path = HERE
 
     def programs(self) -> Path:
         """The folder of its environment's programs, made on first use.

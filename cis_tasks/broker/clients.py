@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import boto3
@@ -70,8 +71,19 @@ def _client(service: str, access: Access) -> Any:
                 endpoint_url=access.endpoint_url,
                 config=CONFIG,
             )
-            _made[service, access] = calls.watch(client)
+            watched = calls.watch(client)
+            _made[service, access] = _lean(watched, session) if service == "s3" else watched
         return _made[service, access]
+
+
+def _lean(client: Any, session: boto3.Session) -> Any:
+    """The client with less to compute for each object, where pycurl is there as in a worker."""
+    try:
+        from cis_tasks.lean_s3 import LeanS3  # noqa: PLC0415
+    except ImportError:
+        return client
+    credentials = session.get_credentials()
+    return LeanS3(client, credentials, partial(calls.count, "s3")) if credentials else client
 
 
 def _forget_in_child() -> None:

@@ -48,6 +48,11 @@ class Room:
         return max(0, min(self.free, MAX_MESSAGES)) if self.limit else MAX_MESSAGES
 
     @property
+    def plenty(self) -> bool:
+        """Whether so many wait that nobody will be idle until as many have ended as run now."""
+        return bool(self.limit) and self.waiting >= self.limit - self.free - self.waiting
+
+    @property
     def ample(self) -> bool:
         """Whether asking now needs no more calls than asking later."""
         return not self.limit or not self.waiting or self.free >= min(self.limit, MAX_MESSAGES)
@@ -162,7 +167,7 @@ class Receiver:
             while self._wanted:
                 room = self._work.room()
                 now_s = time.monotonic()
-                if not room.count:
+                if not room.count or (room.plenty and not room.ample):
                     changed.wait()
                 elif room.ample or 0.0 < linger_until_s <= now_s:
                     return room.count

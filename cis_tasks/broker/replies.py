@@ -208,12 +208,16 @@ class ReplyQueue:
             self._claim(task_id)
 
     @contextmanager
-    def listen(self, task_ids: Collection[str]) -> Iterator[Inbox]:
+    def listen(self, task_ids: Collection[str], inbox: Inbox | None = None) -> Iterator[Inbox]:
         """Within the block, replies for these tasks come into the inbox.
 
         What came for them before is in it at once.
+
+        Args:
+            task_ids: whose replies.
+            inbox: where they go, which may serve several blocks; one of its own if None.
         """
-        inbox = Inbox()
+        inbox = Inbox() if inbox is None else inbox
         with self._changed:
             for task_id in task_ids:
                 if (reply := self._claim(task_id)) is not None:

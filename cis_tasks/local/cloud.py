@@ -16,6 +16,7 @@ from cis_tasks.local.emulator import Emulator
 from cis_tasks.local.stack import Deployer, Names, Stack, client
 from cis_tasks.local.workers import State, Worker, stop_all
 from cis_tasks.pipelines import PIPELINES, find
+from cis_tasks.worker.command import pool_options
 from scaling.backlog import read_backlog
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ class Cloud:
             find(pipeline).queue,
             environment=env.of_worker(inherited, self.environment, beside),
             folder=self.state / "workers",
+            options=pool_options(find(pipeline)),
         )
         self.workers.append(worker)
         self.tell(f"worker {name} starts (queue {worker.queue}, log {worker.log})")

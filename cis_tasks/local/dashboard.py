@@ -17,6 +17,7 @@ from rich.table import Table
 
 from cis_tasks.local.cloud import Cloud, start
 from cis_tasks.local.errors import CloudError
+from cis_tasks.local.webtier import web_tier
 from cis_tasks.local.workers import State
 
 REFRESH_S = 1.0
@@ -54,8 +55,12 @@ def _show(state: Path, workers: int, stop: threading.Event) -> None:
             console.print(escape(line), highlight=False, soft_wrap=True)
 
     live = Live(console=console, refresh_per_second=4, transient=True)
-    with suppress(KeyboardInterrupt), start(state=state, workers=workers, tell=tell) as cloud:
-        console.print(_welcome(cloud), soft_wrap=True, highlight=False)
+    with (
+        suppress(KeyboardInterrupt),
+        start(state=state, workers=workers, tell=tell) as cloud,
+        web_tier(cloud) as url,
+    ):
+        console.print(_welcome(cloud, url), soft_wrap=True, highlight=False)
         if console.is_terminal:
             live.start()
         try:
@@ -81,11 +86,11 @@ def _check(cloud: Cloud) -> None:
         raise CloudError(f"The embedded AWS ended by itself. See {log}.")
 
 
-def _welcome(cloud: Cloud) -> str:
+def _welcome(cloud: Cloud, url: str) -> str:
     script = cloud.state / "environment.sh"
     bucket = cloud.stack.input_bucket
     return (
-        f"\nUp. In another shell:\n\n"
+        f"\nUp{f', with its page at [bold]{url}[/]' if url else ''}. In another shell:\n\n"
         f"  [bold]. {escape(str(script))}[/]\n"
         f"  cis sample /tmp/session\n"
         f"  aws s3 cp --recursive /tmp/session s3://{escape(bucket)}/ --exclude 'truth/*'\n"

@@ -45,8 +45,9 @@ def run(state: Path) -> bool:
     with stages() as progress:
         sample = write_sample(state / "sample", session=SESSION, progress=progress)
     console.rule("2  The laptop cloud: embedded AWS, the stack, a worker")
-    with start(state=state / "cloud", workers=1, tell=_tell) as cloud:
+    with start(state=state / "cloud", workers=0, tell=_tell) as cloud:
         os.environ.update(cloud.environment)
+        cloud.add_workers(1, "spine")
         from cis_tasks.following import follow  # noqa: PLC0415  reads the settings just made
 
         console.rule("3  Two uploads; everything after them happens by itself")

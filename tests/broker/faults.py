@@ -60,6 +60,7 @@ def faulty(behind: str) -> Iterator[Faulty]:
         thread.join()
 
 
+OF_THE_CONNECTION = {"connection", "content-length", "date", "server", "transfer-encoding"}
 ANSWERS = {
     "500": (500, b'{"__type":"InternalError","message":"injected"}'),
     "403": (403, b'{"__type":"AccessDenied","message":"injected"}'),
@@ -75,6 +76,7 @@ def handler_of(endpoint: Faulty) -> type[BaseHTTPRequestHandler]:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             operation = self.headers.get("X-Amz-Target", ".").rpartition(".")[2]
             endpoint.count(operation, body)
+            self.passed = [("Content-Type", "application/json")]  # of this answer alone
             fault = endpoint.fault(operation)
             if fault == "drop":
                 self.close_connection = True
@@ -102,7 +104,7 @@ def handler_of(endpoint: Faulty) -> type[BaseHTTPRequestHandler]:
             try:
                 connection.request(self.command, self.path, body, dict(self.headers))
                 response = connection.getresponse()
-                self.kind = response.headers.get("Content-Type")
+                self.passed = passed_on(response)
                 return response.status, response.read()
             finally:
                 connection.close()
@@ -110,12 +112,20 @@ def handler_of(endpoint: Faulty) -> type[BaseHTTPRequestHandler]:
         def answer(self, status: int, body: bytes) -> None:
             with contextlib.suppress(ConnectionError):  # a killed worker does not listen
                 self.send_response(status)
-                self.send_header("Content-Type", getattr(self, "kind", None) or "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
+                send_headers(self, [*self.passed, ("Content-Length", str(len(body)))])
                 self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             pass
 
     return Handler
+
+
+def passed_on(response: http.client.HTTPResponse) -> list[tuple[str, str]]:
+    return [(n, value) for n, value in response.getheaders() if n.lower() not in OF_THE_CONNECTION]
+
+
+def send_headers(handler: BaseHTTPRequestHandler, headers: list[tuple[str, str]]) -> None:
+    for name, value in headers:
+        handler.send_header(name, value)
+    handler.end_headers()

@@ -169,3 +169,4 @@ def test_up_brings_the_cloud_up_and_takes_it_down_when_asked(
     assert not script.exists()
     assert not health(endpoint)
     assert "worker spine-1 ready" in log.read_text()
+    assert "web tier at http://127.0.0.1:" in log.read_text()

@@ -1,0 +1,1 @@
+"""The peers of `benchmarks/http_service.py`."""

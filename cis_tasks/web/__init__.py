@@ -1,0 +1,1 @@
+"""The HTTP tier: images in, answers out; large files go straight to S3."""
