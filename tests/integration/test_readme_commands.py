@@ -36,7 +36,7 @@ def typed(pattern: str) -> str:
     return command
 
 
-WORKERS = [typed("celery -A cis_tasks worker"), typed("cis worker")]
+WORKERS = [typed("celery -A cis_tasks worker"), typed("cis worker spine")]
 DASHBOARD = typed("cis flower")
 INSPECT = typed("celery -A cis_tasks inspect")
 
