@@ -64,6 +64,7 @@ class Job:
         inputs: role → object.
         params: the caller's parameters; JSON values only.
         nonce: empty, or random text that makes a repetition of the same inputs a job of its own.
+        reply_to: the reply queue of whoever waits for it; no part of what the job is.
     """
 
     pipeline: str
@@ -72,6 +73,7 @@ class Job:
     inputs: Mapping[str, ObjectRef]
     params: Mapping[str, Any] = field(default_factory=dict)
     nonce: str = ""
+    reply_to: str = field(default="", compare=False)
 
     @property
     def id(self) -> str:

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 REQUEST_METADATA = "cis-job"
 """User metadata (``x-amz-meta-cis-job``) of an input that carries its job's parameters."""
 
+REPLY_METADATA = "cis-reply-to"
+"""User metadata of an input whose uploader waits for its job: its reply queue.
+
+Otherwise the answer would not reach it where the upload's own event is published first.
+"""
+
 
 @dataclass(frozen=True)
 class Missing:
@@ -69,6 +75,9 @@ def find_job(s3: S3Client, bucket: str, pipeline: Pipeline, name: str) -> Job | 
         pipeline_version=pipeline.version,
         name=name,
         inputs={role: item.ref for role, item in present.items()},
+        reply_to=next(
+            (reply for item in present.values() if (reply := item.metadata.get(REPLY_METADATA))), ""
+        ),
         **_request(present),
     )
 

@@ -71,8 +71,8 @@ def message_for(job: Job, reply_to: str = "") -> Message:
 
     Args:
         job: the job.
-        reply_to: address of the reply queue that is told of the job's states; see
-            `cis_tasks.broker.replies`.
+        reply_to: address of the reply queue that is told of the job's states, before the job's
+            own; see `cis_tasks.broker.replies`.
 
     Raises:
         PermanentError: the pipeline is not in the registry.
@@ -81,7 +81,7 @@ def message_for(job: Job, reply_to: str = "") -> Message:
     pipeline = find(job.pipeline)
     group, dedup = message_group(pipeline.group_of(job)), deduplication_id(job.id, attempt=0)
     envelope = _envelope(job, pipeline.task, pipeline.queue, group, dedup)
-    envelope["properties"]["reply_to"] = reply_to
+    envelope["properties"]["reply_to"] = reply_to or job.reply_to
     body = _encode(envelope)
     if len(body) > MAX_BYTES:
         raise PublishError(

@@ -12,6 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from cis_tasks.errors import PublishError, TransientError
 from cis_tasks.jobs import Job, ObjectRef
+from cis_tasks.join import REPLY_METADATA
 from cis_tasks.pipelines import find
 from cis_tasks.publish import MAX_BATCH, Published, publish_many
 from cis_tasks.web.images import SentImage, image_pipeline
@@ -95,7 +96,11 @@ class Intake:
             Key=image.key,
             Body=image.data,
             ContentType=image.media_type,
-            Metadata={REQUEST_ID_METADATA: request_id},
+            # The address in case that S3's event is published before us.
+            Metadata={
+                REQUEST_ID_METADATA: request_id,
+                REPLY_METADATA: self._publisher.reply_to(),
+            },
         )
         version = answer.get("VersionId", "null")
         versioned = version != "null"
@@ -137,7 +142,7 @@ class Publisher:
             reply_to: gives the address of this process's reply queue.
             threads: where SQS is called.
         """
-        self._sqs, self._queue_urls, self._reply_to = sqs, queue_urls, reply_to
+        self._sqs, self._queue_urls, self.reply_to = sqs, queue_urls, reply_to
         self._threads = threads
         self._waiting: list[tuple[Job, asyncio.Future[None]]] = []
         self._senders: set[asyncio.Task[None]] = set()
@@ -185,4 +190,4 @@ class Publisher:
         urls: Mapping[str, str] = {
             name: self._queue_urls(name) for name in {job.pipeline for job in jobs}
         }
-        return publish_many(self._sqs, urls, jobs, reply_to=self._reply_to())
+        return publish_many(self._sqs, urls, jobs, reply_to=self.reply_to())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -166,14 +167,26 @@ def test_parameters_that_came_with_an_upload_are_the_jobs(
     put(quiet_cloud, SENSOR.format("a"), Metadata={"cis-job": '{"params": {"k": 1}, "nonce": ""}'})
     put(quiet_cloud, VIDEO.format("a"))
     handler(event(quiet_cloud, VIDEO.format("a")), None)
-    [message] = boto3.client("sqs").receive_message(
-        QueueUrl=quiet_cloud.stack.queue_urls["spine"], WaitTimeSeconds=5
-    )["Messages"]
-    import base64
-
-    envelope = json.loads(base64.b64decode(message["Body"]))
-    [_, kwargs, _] = json.loads(base64.b64decode(envelope["body"]))
+    [_, kwargs, _] = json.loads(base64.b64decode(published(quiet_cloud)["body"]))
     assert kwargs["job"]["params"] == {"k": 1}
+
+
+def test_an_uploader_who_waits_is_told_of_the_job(
+    quiet_cloud: Cloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(quiet_cloud, SENSOR.format("a"))
+    put(quiet_cloud, VIDEO.format("a"), Metadata={"cis-reply-to": "replies-of-a-waiting-tier"})
+    handler(event(quiet_cloud, SENSOR.format("a")), None)
+    assert published(quiet_cloud)["properties"]["reply_to"] == "replies-of-a-waiting-tier"
+
+
+def published(cloud: Cloud) -> dict[str, Any]:
+    """The one message of the spine's queue."""
+    [message] = boto3.client("sqs").receive_message(
+        QueueUrl=cloud.stack.queue_urls["spine"], WaitTimeSeconds=5
+    )["Messages"]
+    envelope: dict[str, Any] = json.loads(base64.b64decode(message["Body"]))
+    return envelope
 
 
 def test_a_bad_record_does_not_stop_the_others(
