@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
+JOBS ?= 2
 
 .PHONY: help demo test test-moto lint up format clean
 .DEFAULT_GOAL := help
@@ -12,8 +13,8 @@ help: ## This list
 demo: $(READY) ## The main job end to end on the embedded AWS, with its result
 	$(VENV)/bin/cis demo
 
-test: $(READY) ## All tests
-	$(VENV)/bin/pytest
+test: $(READY) ## All tests; JOBS=1 for one after the other
+	$(VENV)/bin/pytest --numprocesses=$(JOBS) --dist=loadfile
 
 test-moto: $(READY) ## The broker's tests once more, against moto instead of the embedded AWS
 	$(VENV)/bin/pytest --emulator=moto tests/broker
