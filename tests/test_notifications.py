@@ -16,7 +16,7 @@ from cis_tasks.local.cloud import Cloud
 from cis_tasks.notifications import Notification
 from cis_tasks.pipelines import Pipeline
 from cis_tasks.settings import settings
-from support import scripted
+from support import script
 from support.cloud import eventually, forget
 from support.sessions import Scripted, cis, scripted_worker, without_lambda
 
@@ -95,7 +95,7 @@ def test_jobs_that_end_and_are_given_up_are_told_once_without_a_name(
 def here(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scripted], None]:
     """Does a job in this process as a worker does."""
     without_lambda(cloud)
-    monkeypatch.setattr(Pipeline, "load", lambda self: scripted.run)
+    monkeypatch.setattr(Pipeline, "load", lambda self: script.run)
 
     def do(session: Scripted) -> None:
         bucket = settings().output_bucket

@@ -19,6 +19,7 @@ import pytest
 from cis_tasks.local.cloud import Cloud
 from cis_tasks.local.environment import of_worker
 from cis_tasks.local.process import Process
+from cis_tasks.pipelines import PIPELINES
 from support.cloud import eventually
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -97,7 +98,9 @@ def test_the_other_way_to_start_one_is_the_same(
     assert [queue["name"] for queue in queues] == [QUEUE]
     assert stats["pool"]["max-concurrency"] == 1
     assert stats["aws_calls"]["sqs.GetQueueAttributes"] >= 1
-    assert stats["broker"]["transport_options"]["predefined_queues"] == [QUEUE]
+    assert stats["broker"]["transport_options"]["predefined_queues"] == sorted(
+        pipeline.queue for pipeline in PIPELINES.values()
+    )
 
 
 def test_flower_shows_the_worker_to_whoever_has_the_password(start: Start) -> None:

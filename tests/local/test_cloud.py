@@ -56,11 +56,11 @@ def test_clouds_on_one_emulator_do_not_see_each_other(make_cloud: MakeCloud) -> 
 def test_whole_cloud_comes_up_tells_about_itself_and_goes(tmp_path: Path) -> None:
     told: list[str] = []
     with environment({}), start(state=tmp_path, workers=1, tell=told.append) as cloud:
-        (worker,) = cloud.workers
+        worker, _ = cloud.workers
         assert cloud.emulator
-        pids = [worker.pid, cloud.emulator.pid]
+        pids = [*(one.pid for one in cloud.workers), cloud.emulator.pid]
         assert cloud.healthy()
-        assert cloud.worker_states() == {"spine-1": State.READY}
+        assert cloud.worker_states() == {"spine-1": State.READY, "image-2": State.READY}
         assert (
             cloud.environment.items()
             >= {
@@ -81,7 +81,7 @@ def test_whole_cloud_comes_up_tells_about_itself_and_goes(tmp_path: Path) -> Non
         assert any(part in line for line in told), part
     assert not [line for line in told if "\n" in line]
     left = {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*.*")}
-    assert left == {"emulator.log", "workers/spine-1.log"}
+    assert left == {"emulator.log", "workers/spine-1.log", "workers/image-2.log"}
 
 
 def test_shell_finds_the_cloud_through_its_script(cloud: Cloud) -> None:
@@ -132,7 +132,8 @@ def test_proxies_and_profiles_of_the_user_are_not_in_the_way(
         monkeypatch.setenv("AWS_SESSION_TOKEN", "of another AWS")
         monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", "http://127.0.0.1:9")
         with start(state=tmp_path, workers=1) as cloud:
-            (worker,) = cloud.workers
+            worker, _ = cloud.workers
             upload_pair(cloud, "a")
             eventually(lambda: "calibrate_spine" in worker.log.read_text().partition(" ready.")[2])
-            worker.kill()
+            for one in cloud.workers:
+                one.kill()

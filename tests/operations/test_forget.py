@@ -16,7 +16,7 @@ from cis_tasks.local.cloud import Cloud
 from cis_tasks.pipelines import Pipeline
 from cis_tasks.publish import message_for, publish
 from cis_tasks.settings import settings
-from support import scripted
+from support import script
 from support.sessions import Scripted, cis, cis_json, without_lambda
 
 NAME = "lab/Jürgen M"
@@ -25,7 +25,7 @@ NAME = "lab/Jürgen M"
 @pytest.fixture
 def quiet(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Cloud:
     without_lambda(cloud)
-    monkeypatch.setattr(Pipeline, "load", lambda self: scripted.run)
+    monkeypatch.setattr(Pipeline, "load", lambda self: script.run)
     return cloud
 
 

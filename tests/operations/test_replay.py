@@ -17,7 +17,7 @@ from cis_tasks.errors import PermanentError
 from cis_tasks.execution import execute
 from cis_tasks.local.cloud import Cloud
 from cis_tasks.settings import settings
-from support import scripted
+from support import script
 from support.sessions import Scripted, cis, cis_json, without_lambda
 
 
@@ -29,7 +29,7 @@ def place(cloud_of_module: Cloud) -> Cloud:
 
 @pytest.fixture(autouse=True)
 def _model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cis_tasks.pipelines.Pipeline, "load", lambda self: scripted.run)
+    monkeypatch.setattr(cis_tasks.pipelines.Pipeline, "load", lambda self: script.run)
 
 
 def done(session: Scripted) -> str:
@@ -62,7 +62,7 @@ def test_what_differs_is_told_and_the_exit_code_says_so(
     job_id = done(Scripted(place, tmp_path, "other").upload())
 
     def run(inputs, out, params, progress):  # type: ignore[no-untyped-def]
-        outcome = scripted.run(inputs, out, params, progress)
+        outcome = script.run(inputs, out, params, progress)
         outcome.files[0].write_text("43\n")
         summary = {**outcome.summary, "answer": 43}
         return type(outcome)(summary, outcome.files, "script", "2")

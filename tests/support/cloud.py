@@ -160,8 +160,7 @@ def forget() -> None:
         app._after_fork()  # its connections, as in a new process
         kombu.pools.reset()
         app._backend_cache = app._local.backend = None
-        if app.configured:
-            app.conf.s3_bucket = os.environ.get("CIS_OUTPUT_BUCKET", "")
+        app.config_from_object("celeryconfig")
 
 
 def _replace(variables: Mapping[str, str]) -> None:

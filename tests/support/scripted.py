@@ -1,48 +1,11 @@
-"""``celery -A support.scripted``: the real app, its tasks and broker, with a model that obeys.
-
-The sensor file says what the model does, as JSON: ``{"runs": "/path/of/a/log", "sleep_s": 3,
-"fail": 2, "bad": true}``. Each run appends a line to the log; ``fail`` lets the first that many
-runs fail for no fault of the input; ``bad`` refuses the input for good.
-"""
+"""``celery -A support.scripted``: the real app, tasks and broker, with the model of `script`."""
 
 from __future__ import annotations
 
-import json
-import os
-import time
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
 from cis_tasks.app import app
-from cis_tasks.errors import PermanentError
-from cis_tasks.jobs import Outcome, Progress, no_progress
 from cis_tasks.pipelines import Pipeline
+from support.script import run
 
 __all__ = ["app"]
-
-
-def run(
-    inputs: Mapping[str, Path],
-    out: Path,
-    params: Mapping[str, Any],
-    progress: Progress = no_progress,
-) -> Outcome:
-    script = json.loads(inputs["sensor_data"].read_text())
-    log = Path(script["runs"])
-    with log.open("a") as file:
-        file.write(f"{os.getpid()} {time.time()}\n")
-    runs = len(log.read_text().splitlines())
-    progress("obey", 0.5)
-    time.sleep(script.get("sleep_s", 0))
-    if script.get("bad"):
-        (out / "why.txt").write_text("because\n")
-        raise PermanentError("script_bad", "The script is bad.", "Write a good one.")
-    if runs <= script.get("fail", 0):
-        raise ConnectionError(f"run {runs} was to fail")
-    answer = out / "answer.txt"
-    answer.write_text("42\n")
-    return Outcome({"answer": 42, "params": dict(params)}, [answer], "script", "1")
-
 
 Pipeline.load = lambda self: run  # type: ignore[method-assign, assignment]

@@ -19,7 +19,7 @@ from cis_tasks.local.workers import Worker
 from support.cloud import eventually
 
 TESTS = Path(__file__).parents[1]
-MODEL = "telling_model"
+MODEL = "telling_app"
 SECRET = "a secret of more than 24 characters"
 
 

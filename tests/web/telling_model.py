@@ -1,5 +1,4 @@
-"""``celery -A telling_model``: the real app, tasks and broker, with a model that tells one
-image from another.
+"""A model that tells one image from another.
 
 The label of an image is a hash of its bytes, so that an answer which belongs to another image
 shows. Its first pixel says what else happens: red, and the image is refused; its second and
@@ -18,12 +17,8 @@ from typing import Any
 
 from PIL import Image
 
-from cis_tasks.app import app
 from cis_tasks.errors import PermanentError
 from cis_tasks.jobs import Outcome, Progress, no_progress
-from cis_tasks.pipelines import Pipeline
-
-__all__ = ["app", "label_of", "picture"]
 
 REFUSED = 255
 
@@ -86,6 +81,3 @@ def _session(inputs: Mapping[str, Path], out: Path) -> Outcome:
     label = label_of(inputs["sensor_data"].read_bytes())
     summary = {"label": label, "time_offset_s": 0.01, "gates": [gate]}
     return Outcome(summary, [angles, report], "telling", "1")
-
-
-Pipeline.load = lambda self: run  # type: ignore[method-assign, assignment]

@@ -155,7 +155,7 @@ def test_a_session_goes_straight_to_s3_and_shows_its_angles(
         "CIS_Data_load_in_fifo.fifo",
         environment=environment_of(tier.cloud),
         folder=tmp_path,
-        app="telling_model",
+        app="telling_app",
     )
     try:
         page.set_input_files("#files", [tmp_path / "walk.csv"])
