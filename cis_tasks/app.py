@@ -52,7 +52,7 @@ def _add_trace(headers: MutableMapping[str, object] | None = None, **_: object) 
 
 
 def _equip_worker(**_: object) -> None:
-    """Let a worker tell of its health and trace its jobs, where the settings ask for it."""
+    """Let a worker tell of its health, trace its jobs and leave its machine in good order."""
     from cis_tasks.worker import health  # noqa: PLC0415  nobody else needs it
 
     if health.wanted(settings()):
@@ -61,6 +61,10 @@ def _equip_worker(**_: object) -> None:
         from cis_tasks.worker import tracing  # noqa: PLC0415  OpenTelemetry is optional
 
         tracing.install()
+    if settings().drain == "ec2":
+        from cis_tasks.worker.drain import Drain  # noqa: PLC0415  nobody else needs it
+
+        app.steps["worker"].add(Drain)
 
 
 signals.before_task_publish.connect(_add_trace, dispatch_uid="cis_tasks.trace_context")

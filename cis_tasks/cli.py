@@ -34,16 +34,30 @@ JobName = Annotated[str, typer.Argument(help="Job id, or the name of a session."
 
 @app.command(rich_help_panel="On a laptop")
 def up(
+    *,
     workers: Annotated[int, typer.Option(min=0, help="Worker processes per pipeline.")] = 1,
+    maximum: Annotated[
+        int | None, typer.Option("--max", min=1, help="Let each group grow to so many instances.")
+    ] = None,
+    minimum: Annotated[int, typer.Option("--min", min=0, help="With --max: fewest.")] = 1,
+    boot: Annotated[float, typer.Option(min=0, help="With --max: an instance's boot, s.")] = 5.0,
+    policy: Annotated[str, typer.Option(help="With --max: step, target or slo.")] = "step",
     state: State = Path(".cis/up"),
 ) -> None:
     """Start the laptop cloud: embedded AWS, stack, workers. Ctrl-C stops it.
 
-    With AWS_ENDPOINT_URL set, the stack and the workers use that AWS instead.
+    With --max, workers come and go as the stack's own alarms and policies decide, each on an
+    instance of its group. With AWS_ENDPOINT_URL set, the stack and the workers use that AWS
+    instead.
     """
     from cis_tasks.local.dashboard import run
+    from cis_tasks.local.fleet.fleet import Options, Pace, stack_parameters
 
-    run(state, workers)
+    if maximum is None:
+        run(state, workers)
+        return
+    parameters = stack_parameters(policy, minimum, maximum)
+    run(state, 0, parameters, Options(policy, Pace(boot_s=boot)))
 
 
 @app.command(rich_help_panel="On a laptop")

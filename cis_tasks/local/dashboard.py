@@ -5,7 +5,9 @@ from __future__ import annotations
 import signal
 import threading
 from collections import deque
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -17,6 +19,9 @@ from rich.table import Table
 
 from cis_tasks.local.cloud import Cloud, start
 from cis_tasks.local.errors import CloudError
+from cis_tasks.local.fleet.fleet import Fleet, Options
+from cis_tasks.local.fleet.fleet import start as start_fleet
+from cis_tasks.local.fleet.table import tables
 from cis_tasks.local.webtier import web_tier
 from cis_tasks.local.workers import State
 
@@ -27,8 +32,19 @@ STYLES = {State.READY: "green", State.FAILED: "red"}
 console = Console()
 
 
-def run(state: Path, workers: int) -> None:
+def run(
+    state: Path,
+    workers: int,
+    parameters: Mapping[str, str] | None = None,
+    options: Options | None = None,
+) -> None:
     """Bring the cloud up, show it until SIGINT or SIGTERM, and take it down.
+
+    Args:
+        state: folder for logs and files.
+        workers: worker processes per pipeline.
+        parameters: further parameters of the template.
+        options: run the stack's groups as a fleet, too.
 
     Raises:
         CloudError: a part could not be started, or ended by itself.
@@ -39,13 +55,33 @@ def run(state: Path, workers: int) -> None:
         for kind in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        _show(state, workers, stop)
+        _show(_Plan(state, workers, parameters, options), stop)
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
 
 
-def _show(state: Path, workers: int, stop: threading.Event) -> None:
+@dataclass(frozen=True)
+class _Plan:
+    """What to bring up."""
+
+    state: Path
+    workers: int
+    parameters: Mapping[str, str] | None
+    options: Options | None
+
+    @contextmanager
+    def up(self, tell: Callable[[str], None]) -> Iterator[tuple[Cloud, str, Fleet | None]]:
+        """The cloud, the URL of its web tier and its fleet, while the block lasts."""
+        with ExitStack() as down:
+            cloud = down.enter_context(
+                start(state=self.state, workers=self.workers, parameters=self.parameters, tell=tell)
+            )
+            url, options = down.enter_context(web_tier(cloud)), self.options
+            yield cloud, url, down.enter_context(start_fleet(cloud, options)) if options else None
+
+
+def _show(plan: _Plan, stop: threading.Event) -> None:
     events: deque[str] = deque(maxlen=EVENTS_SHOWN)
 
     def tell(text: str) -> None:
@@ -55,11 +91,7 @@ def _show(state: Path, workers: int, stop: threading.Event) -> None:
             console.print(escape(line), highlight=False, soft_wrap=True)
 
     live = Live(console=console, refresh_per_second=4, transient=True)
-    with (
-        suppress(KeyboardInterrupt),
-        start(state=state, workers=workers, tell=tell) as cloud,
-        web_tier(cloud) as url,
-    ):
+    with suppress(KeyboardInterrupt), plan.up(tell) as (cloud, url, fleet):
         console.print(_welcome(cloud, url), soft_wrap=True, highlight=False)
         if console.is_terminal:
             live.start()
@@ -67,7 +99,7 @@ def _show(state: Path, workers: int, stop: threading.Event) -> None:
             while not stop.wait(REFRESH_S):
                 _check(cloud)
                 if console.is_terminal:
-                    live.update(_picture(cloud, events))
+                    live.update(_picture(cloud, fleet, events))
         finally:
             live.stop()
         tell("stopping")
@@ -99,12 +131,12 @@ def _welcome(cloud: Cloud, url: str) -> str:
     )
 
 
-def _picture(cloud: Cloud, events: deque[str]) -> Group:
+def _picture(cloud: Cloud, fleet: Fleet | None, events: deque[str]) -> Group:
+    parts = tables(fleet) if fleet else [_queues(cloud), _workers(cloud)]
     return Group(
         f"[dim]AWS[/] {cloud.endpoint}   [dim]{cloud.stack.input_bucket} → "
         f"{cloud.stack.output_bucket}   logs in[/] {escape(str(cloud.state))}",
-        _queues(cloud),
-        _workers(cloud),
+        *parts,
         *(f"[dim]{escape(event)}[/]" for event in events),
     )
 

@@ -1,1 +1,1 @@
-"""What a machine runs beside the tasks: models on devices, batches, figures of how it goes."""
+"""What a machine runs beside the tasks: models, batches, health, and how it leaves."""

@@ -95,7 +95,7 @@ def test_every_alarm_watches_what_the_publisher_publishes() -> None:
             {"Name": "Queue", "Value": {"Fn::GetAtt": [f"{title}Queue", "QueueName"]}},
             {"Name": "Group", "Value": {"Ref": f"{title}Group"}},
         ]
-        Alarm.from_aws(alarm)  # refuses what CloudWatch would refuse
+        Alarm.from_aws(resolved(alarm))  # refuses what CloudWatch would refuse
 
 
 def test_missing_readings_scale_nothing_and_are_told_of() -> None:
