@@ -56,6 +56,15 @@ result_expires = None  # the bucket's lifecycle rule removes old states
 # Events: for Flower and `celery events`.
 worker_send_task_events = True
 
+# Beat publishes the backlog where queues and groups are named (docs/scaling.md).
+beat_scheduler = "cis_tasks.scaling_beat:Scheduler"  # in its own process, not behind the jobs
+beat_schedule = {
+    "publish-backlog": {
+        "task": "cis_tasks.publish_backlog",
+        "schedule": settings().beat_every_s,
+    }
+}
+
 # Logs: one line per event, from our own set-up.
 worker_hijack_root_logger = False
 

@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from cis_tasks.errors import CisError
 from cis_tasks.pipelines import PIPELINES, find
+from cis_tasks.scaling_commands import app as scaling_app
 
 app = typer.Typer(
     help="Put files in S3, get a GPU model's answer in S3.",
@@ -20,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(scaling_app, name="scaling", rich_help_panel="Machines")
 
 State = Annotated[Path, typer.Option(help="Folder for logs and files of the laptop cloud.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -48,6 +48,24 @@ class Settings(BaseSettings):
 
     poll_wait_s: int = Field(20, ge=1, le=20)
     """How long one receive waits for a job. A worker that ends waits for its last one."""
+
+    beat_every_s: float = Field(60, ge=1)
+    """How often ``celery beat`` publishes the backlog."""
+
+    drain: Literal["off", "ec2"] = "off"
+    """``ec2``: the worker watches its machine's metadata, and leaves in order (docs/scaling.md)."""
+
+    drain_group: str = ""
+    """The machine's Auto Scaling group; where empty, its metadata's tag says."""
+
+    drain_grace_s: float | None = Field(None, gt=0, le=172_800)
+    """How long a job may run on when its machine has to go; ``CIS_TIME_LIMIT_S`` where unset."""
+
+    drain_poll_s: float = Field(5, gt=0, le=60)
+    """How often the machine's metadata are asked; AWS gives notice two minutes ahead."""
+
+    drain_hold_s: float = Field(20, ge=0, le=3_600)
+    """How long a machine without a job stays protected from scale-in."""
 
     scratch: Path | None = None
     """Folder for a job's working files; the system's temporary folder where unset."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HANDLER = "lambda_trigger.handler"
-OURS = frozenset({"cis_tasks", "lambda_trigger"})
+OURS = frozenset({"cis_tasks", "lambda_trigger", "scaling"})
 RUNTIME = frozenset({"boto3", "botocore"})
 """What every Python runtime of Lambda has already."""
 
@@ -41,8 +41,8 @@ class Package:
     size: int
 
 
-def build(path: Path) -> Package:
-    """Write the zip to ``path``.
+def build(path: Path, handler: str = HANDLER) -> Package:
+    """Write the zip of the module ``handler`` to ``path``.
 
     Its bytes depend on the sources alone, not on times, permissions or the machine: entries are
     sorted and stored uncompressed, as compression differs between versions of zlib.
@@ -50,7 +50,7 @@ def build(path: Path) -> Package:
     Raises:
         PackageError: the handler imports a third-party package that Lambda does not have.
     """
-    files = sources()
+    files = sources(handler)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(files):
             entry = zipfile.ZipInfo(name, EPOCH)

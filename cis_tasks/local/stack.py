@@ -18,10 +18,14 @@ from botocore.exceptions import BotoCoreError, ClientError, WaiterError
 from cis_tasks.local.environment import HOST
 from cis_tasks.local.errors import CloudError
 from lambda_trigger import package
+from scaling import package as scaling_package
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation.client import CloudFormationClient
     from mypy_boto3_s3.client import S3Client
+
+HANDLERS = {"CodeKey": package.HANDLER, "ScalingCodeKey": scaling_package.HANDLER}
+"""Parameter of the template → handler whose zip it names."""
 
 CAPABILITIES = ("CAPABILITY_NAMED_IAM",)
 WAIT_S = 900
@@ -50,6 +54,10 @@ class Names:
     client_policy_name: str = ""
     control_policy_name: str = ""
     control_prefix_name: str = ""
+    group_prefix_name: str = ""
+    scaling_topic_name: str = ""
+    scaling_lambda_name: str = ""
+    scaling_role_name: str = ""
 
     @classmethod
     def unique(cls, suffix: str) -> Names:
@@ -72,6 +80,10 @@ class Names:
             client_policy_name=f"CIS_Client_{suffix}",
             control_policy_name=f"CIS_Control_{suffix}",
             control_prefix_name=f"cis-control-{suffix}-",
+            group_prefix_name=f"CIS-{suffix}-",
+            scaling_topic_name=f"CIS-EC2-Scaling-{suffix}",
+            scaling_lambda_name=f"CIS_Scaling_{suffix}",
+            scaling_role_name=f"CIS_Scaling_{suffix}",
         )
 
     def parameters(self) -> dict[str, str]:
@@ -95,6 +107,7 @@ class Stack:
         output_bucket: bucket that answers come to.
         queue_urls: pipeline → URL of its job queue.
         dead_letter_urls: pipeline → URL of its dead-letter queue.
+        groups: pipeline → name of the Auto Scaling group of its workers.
         undelivered_url: URL of the queue of events that the Lambda could not handle.
         function: name of the Lambda.
         log_group: its log group.
@@ -106,6 +119,7 @@ class Stack:
     output_bucket: str
     queue_urls: Mapping[str, str]
     dead_letter_urls: Mapping[str, str]
+    groups: Mapping[str, str]
     undelivered_url: str
     function: str
     log_group: str
@@ -120,7 +134,8 @@ class Stack:
             "CIS_CONTROL_PREFIX": self.outputs["ControlPrefix"],
         }
         queues = {f"CIS_QUEUE_URL_{name.upper()}": url for name, url in self.queue_urls.items()}
-        return {**variables, **queues}
+        groups = {f"CIS_SCALING_GROUP_{name.upper()}": group for name, group in self.groups.items()}
+        return {**variables, **queues, **groups}
 
 
 class Deployer:
@@ -148,12 +163,12 @@ class Deployer:
             CloudError: it could not be made; carries the events that say why.
         """
         try:
-            bucket, key = self._upload_code(names.code_bucket)
             given = {
+                # On an emulator readings are published by who runs the fleet, not each minute.
+                **({"PublisherState": "DISABLED"} if self._local() else {}),
                 **names.parameters(),
                 **(parameters or {}),
-                "CodeBucket": bucket,
-                "CodeKey": key,
+                **self._upload_code(names.code_bucket),
             }
             self._apply(names.stack, given)
             return self._describe(names.stack)
@@ -191,13 +206,16 @@ class Deployer:
                     Bucket=bucket, Key=found["Key"], VersionId=found["VersionId"]
                 )
 
-    def _upload_code(self, bucket: str) -> tuple[str, str]:
+    def _upload_code(self, bucket: str) -> dict[str, str]:
+        """Upload the zip of each Lambda; gives the parameters that say where they are."""
         self._ensure_bucket(bucket)
+        where = {"CodeBucket": bucket}
         with tempfile.TemporaryDirectory() as folder:
-            built = package.build(Path(folder) / "lambda.zip")
-            key = f"lambda/{built.sha256}.zip"
-            self._s3.upload_file(str(built.path), bucket, key)
-        return bucket, key
+            for parameter, handler in HANDLERS.items():
+                built = package.build(Path(folder) / "lambda.zip", handler)
+                where[parameter] = f"lambda/{built.sha256}.zip"
+                self._s3.upload_file(str(built.path), bucket, where[parameter])
+        return where
 
     def _ensure_bucket(self, bucket: str) -> None:
         try:
@@ -269,6 +287,7 @@ class Deployer:
             output_bucket=outputs["OutputBucket"],
             queue_urls=_by_pipeline(outputs, "QueueUrl"),
             dead_letter_urls=_by_pipeline(outputs, "DeadLetterUrl"),
+            groups=_by_pipeline(outputs, "GroupName"),
             undelivered_url=outputs["UndeliveredUrl"],
             function=outputs["LambdaName"],
             log_group=outputs["LambdaLogGroup"],

@@ -12,6 +12,14 @@ from cfnlint.decode import cfn_yaml
 from cis_tasks.local.stack import Names, template
 from cis_tasks.pipelines import PIPELINES
 
+NOT_NARROWER = {
+    "autoscaling:DescribeAutoScalingGroups",
+    "autoscaling:DescribeScalingActivities",
+    "cloudwatch:PutMetricData",
+    "sqs:ListQueues",
+}
+"""Actions for which AWS knows no narrower resource than all."""
+
 BODY_LIMIT = 51_200  # bytes that CreateStack takes in TemplateBody
 
 TEMPLATE = cfn_yaml.load(str(template()))
@@ -78,6 +86,11 @@ def test_every_name_can_be_chosen() -> None:
         "IAM::Role": "RoleName",
         "IAM::InstanceProfile": "InstanceProfileName",
         "IAM::ManagedPolicy": "ManagedPolicyName",
+        "AutoScaling::AutoScalingGroup": "AutoScalingGroupName",
+        "EC2::LaunchTemplate": "LaunchTemplateName",
+        "SNS::Topic": "TopicName",
+        "CloudWatch::Alarm": "AlarmName",
+        "CloudWatch::Dashboard": "DashboardName",
     }
     for kind, key in named.items():
         for name, properties in of_type(kind).items():
@@ -93,9 +106,10 @@ def test_local_names_are_parameters_of_the_template() -> None:
 def test_every_pipeline_has_its_queue_in_the_template(pipeline: Any) -> None:
     title = pipeline.name.capitalize()
     assert PARAMETERS[f"{title}QueueName"]["Default"] == pipeline.queue.removesuffix(".fifo")
-    variables = of_type("Lambda::Function")["LambdaFunction"]["Environment"]["Variables"]
-    assert pipeline.queue_variable in variables
-    assert {f"{title}QueueUrl", f"{title}DeadLetterUrl"} <= TEMPLATE["Outputs"].keys()
+    for function in of_type("Lambda::Function").values():
+        assert pipeline.queue_variable in function["Environment"]["Variables"]
+    outputs = {f"{title}QueueUrl", f"{title}DeadLetterUrl", f"{title}GroupName"}
+    assert outputs <= TEMPLATE["Outputs"].keys()
 
 
 @pytest.mark.parametrize(
@@ -105,15 +119,23 @@ def test_permissions_have_no_wildcards_but_for_what_has_no_name_yet(
     owner: str, statement: Any
 ) -> None:
     assert not [action for action in listed(statement["Action"]) if "*" in action], owner
-    if statement["Action"] == "sqs:ListQueues":  # AWS knows no narrower resource for it
+    if set(listed(statement["Action"])) <= NOT_NARROWER:
         return
-    for resource in map(text_of, listed(statement["Resource"])):
+    for text in map(text_of, listed(statement["Resource"])):
+        # A group's ARN holds an id that AWS chooses, before its name.
+        resource = text.replace(":autoScalingGroup:*:", ":autoScalingGroup:ID:")
         stem = resource.removesuffix("*")
         assert "*" not in stem, resource
         if stem != resource:
             # The objects of one bucket or prefix, the streams of one log group, and the queues
             # and topics that processes make for themselves.
-            allowed = ("/", ":log-group:/aws/lambda/${LambdaName}:", ":${ControlPrefixName}")
+            allowed = (
+                "/",
+                ":log-group:/aws/lambda/${LambdaName}:",
+                ":log-group:/aws/lambda/${ScalingLambdaName}:",
+                ":${ControlPrefixName}",
+                ":autoScalingGroupName/${GroupPrefixName}",
+            )
             assert stem.endswith(allowed), resource
             assert "${" in stem, resource
 
@@ -151,7 +173,7 @@ def test_upload_events_are_not_filtered() -> None:
 
 
 def test_only_the_input_bucket_of_this_account_may_invoke_the_lambda() -> None:
-    (permission,) = of_type("Lambda::Permission").values()
+    permission = of_type("Lambda::Permission")["LambdaPermission"]
     assert permission["SourceAccount"] == {"Ref": "AWS::AccountId"}
     assert text_of(permission["SourceArn"]).endswith(":::${InputBucketName}")
 

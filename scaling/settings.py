@@ -1,0 +1,102 @@
+"""What publisher, Lambda and commands are told by the environment; Lambda has no pydantic."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from cis_tasks.errors import SettingsError
+from cis_tasks.pipelines import PIPELINES
+from scaling.backlog import Reading
+from scaling.policy import Limits, Policy
+from scaling.reader import Watched
+from scaling.slo import BOOT_S, SERVICE_S, SloPolicy
+from scaling.steps import Bounds
+
+PolicyName = Literal["step", "target", "slo"]
+POLICIES: tuple[PolicyName, ...] = ("step", "target", "slo")
+
+
+def watched(environment: Mapping[str, str] = os.environ) -> list[Watched]:
+    """The pipelines that have a queue and a group in the environment.
+
+    ``CIS_QUEUE_URL_<PIPELINE>`` and ``CIS_SCALING_GROUP_<PIPELINE>``; further
+    ``CIS_OUTPUT_BUCKET``, ``CIS_SCALING_SLOTS_<PIPELINE>``, ``CIS_SCALING_SERVICE_S_<PIPELINE>``
+    and ``CIS_SCALING_BOOT_S``.
+
+    Raises:
+        SettingsError: a variable makes no sense, or a group has no queue.
+    """
+    found = []
+    for pipeline in PIPELINES.values():
+        suffix = pipeline.name.upper()
+        group = environment.get(f"CIS_SCALING_GROUP_{suffix}")
+        if not group:
+            continue
+        url = environment.get(pipeline.queue_variable)
+        if not url:
+            raise SettingsError(
+                f"The group {group} has no queue: set {pipeline.queue_variable} to its URL."
+            )
+        found.append(
+            Watched(
+                pipeline=pipeline.name,
+                queue_url=url,
+                group=group,
+                bucket=environment.get("CIS_OUTPUT_BUCKET", ""),
+                slots=int(number(environment, f"CIS_SCALING_SLOTS_{suffix}", 1)),
+                service_s=number(environment, f"CIS_SCALING_SERVICE_S_{suffix}", SERVICE_S),
+                boot_s=number(environment, "CIS_SCALING_BOOT_S", BOOT_S),
+            )
+        )
+    return found
+
+
+def policy_for(environment: Mapping[str, str] = os.environ) -> Callable[[Reading], Policy] | None:
+    """What makes the policy that the publisher scales by; None where AWS's alarms do.
+
+    ``CIS_SCALING_POLICY`` is ``step``, ``target`` or ``slo``; ``CIS_SCALING_WAIT_S``,
+    ``CIS_SCALING_BUDGET_PER_HOUR`` and ``CIS_SCALING_PRICE_PER_HOUR`` are the goal of ``slo``.
+
+    Raises:
+        SettingsError: a variable makes no sense.
+        PermanentError: the policy refuses its numbers.
+    """
+    name = environment.get("CIS_SCALING_POLICY", "step")
+    if name not in POLICIES:
+        raise SettingsError(f"CIS_SCALING_POLICY is {name!r}; use {', '.join(POLICIES)}.")
+    if name != "slo":
+        return None
+    wait_s = number(environment, "CIS_SCALING_WAIT_S", 60.0)
+    price = number(environment, "CIS_SCALING_PRICE_PER_HOUR", 1.0)
+    budget = number(environment, "CIS_SCALING_BUDGET_PER_HOUR", 0.0) or None
+
+    def make(reading: Reading) -> Policy:
+        return SloPolicy(
+            Limits(Bounds(reading.min, reading.max)),
+            wait_s=wait_s,
+            budget_per_hour=budget,
+            price_per_hour=price,
+        )
+
+    make(Reading(time_s=0, visible=0, in_flight=0))  # nonsense is refused now, not at work
+    return make
+
+
+def number(environment: Mapping[str, str], name: str, otherwise: float) -> float:
+    """A number from the environment.
+
+    Raises:
+        SettingsError: it is none.
+    """
+    text = environment.get(name, "").strip()
+    if not text:
+        return otherwise
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise SettingsError(f"{name} is {text!r}; it must be a number that is not negative.")
+    return value

@@ -1,0 +1,1 @@
+"""Policies tried out on workloads: the same policy code, simulated machines, no AWS."""
