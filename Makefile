@@ -19,11 +19,13 @@ test: $(READY) ## All tests; JOBS=1 for one after the other
 test-moto: $(READY) ## The broker's tests once more, against moto instead of the embedded AWS
 	$(VENV)/bin/pytest --emulator=moto tests/broker
 
-lint: $(READY) ## Style, types, template
+lint: $(READY) ## Style, types, templates, scripts, security
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/cfn-lint deploy/template.yaml
+	$(VENV)/bin/cfn-lint deploy/*.yaml
+	$(VENV)/bin/shellcheck deploy/*.sh deploy/cis-worker .ci/run
+	$(VENV)/bin/bandit -q -c pyproject.toml -r cis_tasks lambda_trigger scaling celeryconfig.py
 
 up: $(READY) ## The laptop cloud in the foreground, until Ctrl-C
 	$(VENV)/bin/cis up

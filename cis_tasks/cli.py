@@ -12,6 +12,7 @@ import typer
 from rich.markup import escape
 
 from cis_tasks import cli_spine
+from cis_tasks.deploy_commands import deploy
 from cis_tasks.errors import CisError
 from cis_tasks.operations import cli as operations
 from cis_tasks.pipelines import PIPELINES, find
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 
 app.add_typer(scaling_app, name="scaling", rich_help_panel="Machines")
+app.command(rich_help_panel="Machines")(deploy)
 
 State = Annotated[Path, typer.Option(help="Folder for logs and files of the laptop cloud.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

@@ -56,6 +56,9 @@ class Names:
     control_prefix_name: str = ""
     group_prefix_name: str = ""
     scaling_topic_name: str = ""
+    jobs_topic_name: str = ""
+    dead_letters_topic_name: str = ""
+    worker_log_group_name: str = ""
     scaling_lambda_name: str = ""
     scaling_role_name: str = ""
 
@@ -82,6 +85,9 @@ class Names:
             control_prefix_name=f"cis-control-{suffix}-",
             group_prefix_name=f"CIS-{suffix}-",
             scaling_topic_name=f"CIS-EC2-Scaling-{suffix}",
+            jobs_topic_name=f"CIS-Jobs-{suffix}",
+            dead_letters_topic_name=f"CIS-Dead-Letters-{suffix}",
+            worker_log_group_name=f"/cis/workers-{suffix}",
             scaling_lambda_name=f"CIS_Scaling_{suffix}",
             scaling_role_name=f"CIS_Scaling_{suffix}",
         )
@@ -169,7 +175,7 @@ class Deployer:
                 **({"PublisherState": "DISABLED"} if self._local() else {}),
                 **names.parameters(),
                 **(parameters or {}),
-                **self._upload_code(names.code_bucket),
+                **self.upload_code(names.code_bucket),
             }
             self._apply(names.stack, given)
             return self._describe(names.stack)
@@ -177,6 +183,17 @@ class Deployer:
             raise self._error(
                 f"The stack {names.stack} could not be made", names.stack, error
             ) from error
+
+    def find(self, name: str) -> Stack:
+        """The stack of this name, as it stands.
+
+        Raises:
+            CloudError: there is none, or it cannot be read.
+        """
+        try:
+            return self._describe(name)
+        except (ClientError, BotoCoreError, KeyError) as error:
+            raise CloudError(f"The stack {name} was not found: {error}") from error
 
     def delete(self, stack: Stack, *, empty_buckets: bool = False) -> None:
         """Delete the stack and wait until it is gone. The code bucket stays.
@@ -207,8 +224,12 @@ class Deployer:
                     Bucket=bucket, Key=found["Key"], VersionId=found["VersionId"]
                 )
 
-    def _upload_code(self, bucket: str) -> dict[str, str]:
-        """Upload the zip of each Lambda; gives the parameters that say where they are."""
+    def upload_code(self, bucket: str) -> dict[str, str]:
+        """Upload the zip of each Lambda; gives the parameters that say where they are.
+
+        Args:
+            bucket: where to; made where it does not exist.
+        """
         self._ensure_bucket(bucket)
         where = {"CodeBucket": bucket}
         with tempfile.TemporaryDirectory() as folder:

@@ -26,7 +26,7 @@ from lambda_trigger import package
 from support.cloud import environment, eventually
 
 TEMPLATE = cfn_yaml.load(str(template()))
-CONDITIONS = {"IsStep"}
+CONDITIONS = {"HasSpine", "HasImage", "SpineIsStep", "ImageIsStep"}
 """Those that hold for the parameters' defaults."""
 
 RESOURCES = {

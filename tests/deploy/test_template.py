@@ -16,7 +16,13 @@ NOT_NARROWER = {
     "autoscaling:DescribeAutoScalingGroups",
     "autoscaling:DescribeScalingActivities",
     "cloudwatch:PutMetricData",
+    "ecr:GetAuthorizationToken",
     "sqs:ListQueues",
+    "ssm:UpdateInstanceInformation",
+    "ssmmessages:CreateControlChannel",
+    "ssmmessages:CreateDataChannel",
+    "ssmmessages:OpenControlChannel",
+    "ssmmessages:OpenDataChannel",
 }
 """Actions for which AWS knows no narrower resource than all."""
 
@@ -37,10 +43,15 @@ def statements() -> Iterator[tuple[str, Any]]:
         for policy in role["Policies"]:
             for statement in policy["PolicyDocument"]["Statement"]:
                 yield name, statement
-    for kind in ("IAM::ManagedPolicy", "S3::BucketPolicy"):
+    for kind in ("IAM::ManagedPolicy", "IAM::Policy", "S3::BucketPolicy"):
         for name, policy in of_type(kind).items():
             for statement in policy["PolicyDocument"]["Statement"]:
                 yield name, statement
+
+
+def chosen(value: Any) -> Any:
+    """What Fn::If gives where its condition holds."""
+    return value["Fn::If"][1] if isinstance(value, dict) and "Fn::If" in value else value
 
 
 def listed(value: Any) -> list[Any]:
@@ -49,6 +60,7 @@ def listed(value: Any) -> list[Any]:
 
 def text_of(value: Any) -> str:
     """A value of the template as the text that Fn::Sub would take for it."""
+    value = chosen(value)
     if isinstance(value, str):
         return value
     ((function, argument),) = value.items()
@@ -90,7 +102,6 @@ def test_every_name_can_be_chosen() -> None:
         "EC2::LaunchTemplate": "LaunchTemplateName",
         "SNS::Topic": "TopicName",
         "CloudWatch::Alarm": "AlarmName",
-        "CloudWatch::Dashboard": "DashboardName",
     }
     for kind, key in named.items():
         for name, properties in of_type(kind).items():
@@ -181,7 +192,8 @@ def test_only_the_input_bucket_of_this_account_may_invoke_the_lambda() -> None:
 def test_job_queues_are_fifo_at_high_throughput_with_fifo_dead_letter_queues() -> None:
     queues = of_type("SQS::Queue")
     for name, queue in queues.items():
-        assert queue["SqsManagedSseEnabled"] is True
+        own_key, ours = queue["KmsMasterKeyId"]["Fn::If"], queue["SqsManagedSseEnabled"]["Fn::If"]
+        assert (own_key[:2], ours[0], ours[2]) == (["HasKey", {"Ref": "KmsKeyArn"}], "HasKey", True)
         assert queue["MessageRetentionPeriod"] == 14 * 24 * 3600
         if "RedrivePolicy" not in queue:
             continue

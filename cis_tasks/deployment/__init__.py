@@ -1,0 +1,1 @@
+"""From a checkout to stacks that stand: what ``cis deploy`` does."""
