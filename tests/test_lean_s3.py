@@ -22,7 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cis_tasks.lean_s3 as lean
-from cis_tasks.lean_s3 import LeanS3, Request, Signer
+from cis_tasks.lean_http import Request, Signer
+from cis_tasks.lean_s3 import LeanS3
 from cis_tasks.local.cloud import Cloud
 
 KEYS = ["plain.txt", "a b/ü?&#%+.txt", "dots/./../x", "-_.~!*'()=;:@,$", "雪/\u0301e"]
