@@ -80,6 +80,13 @@ def sleep(seconds: float) -> float:
     return seconds
 
 
+def wait_for(file: str) -> str:
+    """End once there is such a file."""
+    while not Path(file).exists():
+        time.sleep(0.05)
+    return file
+
+
 def note(file: str, value: Any = None) -> Any:
     """Append a line to a file: how often it runs can be counted."""
     with Path(file).open("a") as out:
@@ -145,7 +152,7 @@ def die_once(file: str, value: Any) -> Any:
 
 
 TASKS: dict[Any, dict[str, Any]] = {
-    **{function: {} for function in (add, total, same, sleep, note, fail, big, die_once)},
+    **{function: {} for function in (add, total, same, sleep, wait_for, note, fail, big, die_once)},
     **{
         function: {"bind": True}
         for function in (

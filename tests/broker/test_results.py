@@ -176,15 +176,23 @@ def test_a_group_of_groups_keeps_its_shape(task: Task, app: Celery) -> None:
     assert group([])().get(timeout=1) == []
 
 
-def test_members_come_as_they_end(task: Task) -> None:
-    slow, fast = task("sleep").s(1.5), task("sleep").s(0)
-    result = group([slow, fast])()
-    ended = [meta["result"] for _, meta in result.iter_native(timeout=WAIT_S)]
-    assert ended == [0, 1.5]
-    seen: list[float] = []
-    again = group([slow, fast])()
-    assert again.join_native(timeout=WAIT_S, callback=lambda _, value: seen.append(value)) is None
-    assert seen == [0, 1.5]
+def test_members_come_as_they_end(task: Task, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    members = [task("wait_for").s(str(gate)), task("same").s("fast")]
+    ended = group(members)().iter_native(timeout=WAIT_S)
+    assert next(ended)[1]["result"] == "fast"
+    gate.touch()
+    assert [meta["result"] for _, meta in ended] == [str(gate)]
+
+    gate.unlink()
+    seen: list[str] = []
+
+    def see(_: str, value: str) -> None:
+        seen.append(value)
+        gate.touch()
+
+    assert group(members)().join_native(timeout=WAIT_S, callback=see) is None
+    assert seen == ["fast", str(gate)]
 
 
 def test_a_group_with_a_failure_raises_it(task: Task) -> None:
