@@ -5,8 +5,11 @@ process; ours puts it into S3, queues it with SQS FIFO, and a Celery worker answ
 same weights in onnxruntime with one thread, decode with the same code, and are asked by the same
 clients over kept connections, one system after the other.
 
-The emulated AWS shares the cores with ours, which it does not on AWS. "set aside" is the
-throughput with its CPU given to the tier and its worker: req/s × (own + emulator's CPU) / own.
+The emulated AWS shares the cores with ours, which it does not on AWS. Its long polls wake when a
+message is sent, as AWS's do (ministack looks ten times a second), and the Lambda of S3's events is
+not run, which has a machine of its own on AWS and publishes nothing that the tier has not. "set
+aside" is the throughput with its CPU given to the tier and its worker: req/s × (own + emulator's
+CPU) / own.
 "CPU ms" is that of a system's processes per request; "noise" is how many cores others kept busy.
 LitServe and BentoML have environments of their own in .cis/bench-envs, on top of this one.
 """
@@ -26,6 +29,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from broker_peers.emulator import emulator
 from broker_peers.processes import CSTIME, TICKS_PER_S, UTIME, cpu_s, machine_cpu_s
 from broker_peers.systems import ENVIRONMENTS, UnavailableError, environment
 from http_peers import load
@@ -93,7 +97,13 @@ class Results:
 def ours(folder: Path) -> Iterator[Serving]:
     """The web tier, a worker, and the emulated AWS."""
     with ExitStack() as down:
+        (folder / "emulator").mkdir()
+        server = down.enter_context(emulator(folder / "emulator"))
+        down.enter_context(variables(env.to_emulator(server.endpoint)))
         cloud = down.enter_context(start(state=folder, workers=0))
+        cloud.client("s3").put_bucket_notification_configuration(
+            Bucket=cloud.stack.input_bucket, NotificationConfiguration={}
+        )
         settings = {**of_process(cloud.environment), **ONE_THREAD, "CIS_IMAGE_DEVICE": "cpu"}
         image = find("image")
         worker = Worker(
@@ -109,8 +119,19 @@ def ours(folder: Path) -> Iterator[Serving]:
         command = [sys.executable, "-m", "cis_tasks", "web", "--port", str(port)]
         tier = Process(command, log=folder / "web.log", env=settings)
         down.callback(tier.kill)
-        emulator = cloud.emulator.pid if cloud.emulator else None
-        yield ready(Serving(f"http://127.0.0.1:{port}/", (worker.pid, tier.pid), emulator), tier)
+        yield ready(Serving(f"http://127.0.0.1:{port}/", (worker.pid, tier.pid), server.pid), tier)
+
+
+@contextmanager
+def variables(given: Mapping[str, str]) -> Iterator[None]:
+    """Within the block, this process has these environment variables too."""
+    before = dict(os.environ)
+    os.environ.update(given)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def peer(python: Callable[[], Path], command: Sequence[str], path: str = "/") -> Callable[..., Any]:
