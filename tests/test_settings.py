@@ -1,9 +1,17 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from cis_tasks.errors import SettingsError
 from cis_tasks.settings import read_settings
+
+
+@pytest.fixture(autouse=True)
+def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("CIS_")]:
+        monkeypatch.delenv(name)
 
 
 def test_defaults_are_the_names_that_users_know() -> None:

@@ -205,7 +205,6 @@ def test_a_hundred_images_are_each_answered_once_and_the_queue_ends_empty(
     [figures] = [worker["image"] for worker in stats.values()]
     assert figures["images"] >= 100
     assert figures["failures"] >= 1
-    assert figures["runtime"] == "onnx"
 
 
 def test_a_killed_worker_s_images_are_classified_by_the_next(make_cloud: MakeCloud) -> None:

@@ -12,20 +12,38 @@ from typing import Any
 
 FILE = os.environ.get("CIS_RECORD_AWS_CALLS")
 
+
+def note(service: str, operation: str, parameters: dict[str, Any]) -> None:
+    """Write one call down."""
+    about: dict[str, Any] = {n: v for n, v in parameters.items() if isinstance(v, str)}
+    about.pop("MessageBody", None)
+    about["given"] = sorted(parameters)
+    if operation == "CreateOrUpdateTags":
+        about["AutoScalingGroupName"] = parameters["Tags"][0]["ResourceId"]
+    with open(str(FILE), "a") as file:  # noqa: PTH123
+        file.write(json.dumps({"service": service, "operation": operation, **about}) + "\n")
+
+
 if FILE:
     from botocore.client import BaseClient
 
-    _call = BaseClient._make_api_call
+    from cis_tasks.broker.lean_sqs import LeanSQS
+    from cis_tasks.lean_s3 import OPERATIONS, LeanS3
+
+    _call, _send, _ask = BaseClient._make_api_call, LeanS3._send, LeanSQS._call
 
     def _noted(self: Any, operation: str, parameters: dict[str, Any]) -> Any:
-        about: dict[str, Any] = {n: v for n, v in parameters.items() if isinstance(v, str)}
-        about.pop("MessageBody", None)
-        about["given"] = sorted(parameters)
-        if operation == "CreateOrUpdateTags":
-            about["AutoScalingGroupName"] = parameters["Tags"][0]["ResourceId"]
-        line = {"service": self.meta.service_model.service_name, "operation": operation, **about}
-        with open(FILE, "a") as file:  # noqa: PTH123
-            file.write(json.dumps(line) + "\n")
+        note(self.meta.service_model.service_name, operation, parameters)
         return _call(self, operation, parameters)
 
+    def _sent(self: Any, method: str, asked: dict[str, Any], body: bytes) -> Any:
+        note("s3", OPERATIONS[method], asked)
+        return _send(self, method, asked, body)
+
+    def _asked(self: Any, operation: str, asked: dict[str, Any]) -> Any:
+        note("sqs", operation, asked)
+        return _ask(self, operation, asked)
+
     BaseClient._make_api_call = _noted
+    LeanS3._send = _sent  # type: ignore[method-assign]
+    LeanSQS._call = _asked  # type: ignore[method-assign]
