@@ -96,7 +96,7 @@ class SloPolicy:
         need, reason = self._growth(view)
         if need <= 0:
             hold_s = min(self.hold * view.boot_s, self.load_s)
-            spare = idle_instances(readings, hold_s)
+            spare = self._dispensable(view, idle_instances(readings, hold_s))
             need, reason = -spare, _idle_reason(spare, hold_s, reason)
         decision = Decision(
             self.name, view.now.time_s, view.capacity + need, view.capacity + need, reason
@@ -118,6 +118,12 @@ class SloPolicy:
                 f"{self.ease * self.wait_s:.0f} s"
             )
         return 0, f"{view}: the goal of {self.wait_s:.0f} s holds with what there is"
+
+    def _dispensable(self, view: View, idle: int) -> int:
+        """How many idle instances can go without one being called for again at this reading."""
+        while idle and self._growth(view.without(idle))[0] > 0:
+            idle -= 1
+        return idle
 
     def _for_deadlines(self, view: View) -> int:
         """Instances without which a job would start too late, though a new one could help it."""
@@ -201,6 +207,16 @@ class View:
     def capacity(self) -> int:
         """Instances that are there or start."""
         return self.now.in_service + self.now.pending
+
+    def without(self, count: int) -> View:
+        """The same with so many instances less, those in service first."""
+        serving = min(count, self.now.in_service)
+        now = replace(
+            self.now,
+            in_service=self.now.in_service - serving,
+            pending=self.now.pending - (count - serving),
+        )
+        return replace(self, now=now)
 
     @property
     def per_s(self) -> float:
@@ -309,7 +325,7 @@ def _busy(
     recent = [interval for interval in arrivals if interval[1] > since_s]
     if not recent:
         return 0.0
-    elapsed = recent[-1][1] - recent[0][0]
+    elapsed = max(1.0, recent[-1][1] - recent[0][0])  # a lesser time tells no rate
     return max(0.0, sum(count for _, _, count in recent) * service_s / elapsed)
 
 

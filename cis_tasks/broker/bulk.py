@@ -2,8 +2,9 @@
 
 Celery publishes one message after another and promises of each that it is in the queue when the
 call returns. A group's messages are promised together, so they are batched by themselves: all go
-through one producer, and what is left is sent when that is given back to its pool. For messages
-of several calls the promise can be made for the end of a block:
+through one producer, and what is left is sent when that is given back to its pool, or when no other
+has come for a moment: members may come from a generator that takes its time. For messages of
+several calls the promise can be made for the end of a block:
 
     with batched():
         for i in range(1000):
@@ -29,6 +30,7 @@ MAX_BYTES = 1024 * 1024  # and their size, all together
 OVERHEAD_BYTES = 256  # of an entry beside its body
 ATTEMPTS = 4
 FIRST_PAUSE_S = 0.1
+LINGER_S = 0.2  # for which a group's messages wait for the next
 
 _local = threading.local()
 
@@ -150,7 +152,7 @@ def _borrower(connection: Connection) -> Any:
 def _hold(connection: Connection, producer: Any) -> Batch:
     """Batch what goes through a connection until its producer is given back."""
     give_back = producer.release  # the pool sets it for each loan
-    loan = _Loan(connection, Batch())
+    loan = _Loan(connection, Batch(LINGER_S))
     _loans().append(loan)
 
     def release() -> None:
@@ -165,14 +167,61 @@ def _hold(connection: Connection, producer: Any) -> Batch:
 
 
 class Batch:
-    """Messages of one block that have not been sent."""
+    """Messages of one block that have not been sent.
 
-    def __init__(self) -> None:
+    Args:
+        linger_s: after so long without another message, those that wait are sent; None: at the end.
+    """
+
+    def __init__(self, linger_s: float | None = None) -> None:
+        self._linger_s = linger_s
+        self._lock = threading.RLock()  # held while sending, so that the order is kept
+        self._timer: threading.Timer | None = None
+        self._added_s = 0.0
         self._parcels: list[Parcel] = []
         self._refused: list[tuple[str, str]] = []
 
     def add(self, parcel: Parcel) -> None:
         """Take one message; sends those before it where they fill a call."""
+        with self._lock:
+            self._take(parcel)
+            self._added_s = time.monotonic()
+            if self._linger_s is not None and self._parcels and self._timer is None:
+                self._linger(self._linger_s)
+
+    def finish(self) -> None:
+        """Send the rest.
+
+        Raises:
+            NotSentError: some could not be sent.
+        """
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            self._send_all()
+            refused, self._refused = self._refused, []
+        if refused:
+            raise NotSentError(refused)
+
+    def _linger(self, for_s: float) -> None:
+        self._timer = threading.Timer(for_s, self._send_if_still)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _send_if_still(self) -> None:
+        """Send what waits for others that do not come; who finishes the batch hears of errors."""
+        with self._lock:
+            if self._timer is not threading.current_thread() or self._linger_s is None:
+                return  # finished meanwhile
+            self._timer = None
+            left_s = self._added_s + self._linger_s - time.monotonic()
+            if left_s <= 0:
+                self._send_all()
+            elif self._parcels:
+                self._linger(left_s)
+
+    def _take(self, parcel: Parcel) -> None:
         waiting = [other for other in self._parcels if other.url == parcel.url]
         if waiting and sum(other.size for other in waiting) + parcel.size > MAX_BYTES:
             self._send(waiting)
@@ -181,17 +230,9 @@ class Batch:
         if len(waiting) + 1 == MAX_BATCH:
             self._send([*waiting, parcel])
 
-    def finish(self) -> None:
-        """Send the rest.
-
-        Raises:
-            NotSentError: some could not be sent.
-        """
+    def _send_all(self) -> None:
         for url in dict.fromkeys(parcel.url for parcel in self._parcels):
             self._send([parcel for parcel in self._parcels if parcel.url == url])
-        refused, self._refused = self._refused, []
-        if refused:
-            raise NotSentError(refused)
 
     def _send(self, parcels: Sequence[Parcel]) -> None:
         taken = set(map(id, parcels))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from celery import group
+from celery import Signature, group
 from faults import Faulty, faulty
 from jobs import Jobs, MakeJobs, envelope
 from kombu.exceptions import OperationalError
@@ -27,6 +27,7 @@ def endpoint(emulator: Emulator) -> Iterator[Faulty]:
 def jobs_behind(make_jobs: MakeJobs, endpoint: Faulty, monkeypatch: pytest.MonkeyPatch) -> Jobs:
     made = make_jobs()
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint.url)
+    monkeypatch.setattr(bulk, "LINGER_S", 60.0)  # a pause of this machine shall add no call
     return made
 
 
@@ -114,6 +115,19 @@ def test_a_group_is_batched_by_itself_and_in_its_queue_when_the_call_returns(
     mark.delay("alone")
     assert jobs_behind.counts()[0] == 26
     assert endpoint.calls["SendMessage"] == 1
+
+
+def test_members_from_a_slow_generator_are_sent_while_it_makes_the_next(jobs: Jobs) -> None:
+    def members() -> Iterator[Signature]:
+        for index in range(5):
+            if index == 4:
+                eventually(lambda: jobs.counts()[0] > 0)
+            yield jobs.app.tasks["mark"].si(f"m{index}")
+
+    group(members()).apply_async()
+    assert jobs.counts()[0] == 5
+    bodies = [envelope(message)["headers"]["argsrepr"] for message in jobs.received()]
+    assert bodies == [f"('m{index}',)" for index in range(5)]
 
 
 def test_chunks_are_batched_too(jobs_behind: Jobs, endpoint: Faulty) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cis_tasks.errors import PermanentError
@@ -151,6 +151,31 @@ def test_slo_removes_only_what_has_been_idle_all_the_time() -> None:
     assert decide(slo(), idle).desired == 2
     moment = [*idle[:-2], replace(idle[-2], in_flight=5), idle[-1]]
     assert decide(slo(), moment).desired == 5
+
+
+def test_slo_keeps_the_last_idle_instance_until_the_load_has_decayed() -> None:
+    def after_work(idle: int) -> list[Reading]:
+        work = readings(*[0] * (12 + idle))
+        return [replace(r, in_flight=1) for r in work[:12]] + work[12:]
+
+    assert decide(slo(), after_work(4)).desired == 1  # idle for longer than it boots
+    assert decide(slo(), after_work(24)).desired == 0
+
+
+@given(st.lists(st.integers(0, 6), min_size=4, max_size=30), st.integers(1, 6), st.integers(0, 6))
+def test_slo_removes_nothing_that_it_would_start_again_at_the_same_reading(
+    worked: list[int], in_service: int, idle: int
+) -> None:
+    running = [min(count, in_service) for count in worked] + [0] * idle
+    group = {"in_service": in_service, "desired": in_service}
+    seen = [
+        replace(reading, in_flight=count)
+        for reading, count in zip(readings(*[0] * len(running), **group), running, strict=True)
+    ]
+    left = decide(slo(), seen).desired
+    assume(left < in_service)
+    after = replace(seen[-1], in_service=left, desired=left)
+    assert decide(slo(), [*seen[:-1], after]).desired <= left
 
 
 def test_slo_keeps_everybody_while_it_has_seen_too_little() -> None:
