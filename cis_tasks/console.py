@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -28,8 +30,15 @@ if TYPE_CHECKING:
 
 STYLES = {"succeeded": "green", "failed": "red", "given up": "red", "retrying": "yellow"}
 
-console = Console()
-errors = Console(stderr=True)
+WIDE = 160  # where nobody's terminal says how wide it is, as in a log: tables are not cut there
+
+
+def _width(stream: TextIO) -> int | None:
+    return None if stream.isatty() or "COLUMNS" in os.environ else WIDE
+
+
+console = Console(width=_width(sys.stdout))
+errors = Console(stderr=True, width=_width(sys.stderr))
 
 
 class StageBars:
