@@ -34,8 +34,6 @@ from typing import Any
 
 from reporting import Goal, arguments, report
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before this file, called scaling too
-
 from scaling.policy import Limits
 from scaling.simulate.arrivals import Service, bursts, daily
 from scaling.simulate.clairvoyant import clairvoyant
