@@ -106,7 +106,7 @@ def test_each_bad_file_fails_with_its_reason_and_the_good_ones_beside_it_succeed
         "text.jpg": (b"no image at all", "image_unknown"),
         "cut.jpg": (whole[: len(whole) // 2], "image_unreadable"),
         "bomb.png": (png_header(50_000, 50_000), "image_too_large"),
-        "bomb.gif": (gif_header(65_535, 65_535), "image_too_large"),
+        "flood.gif": (gif_header(65_535, 65_535), "image_too_large"),
     }
     good = {"good/ü 1.JPG": whole, "good/50% #?&+.jpeg": whole, "good/a.b.c.jpg": whole}
     upload(cloud_with_worker, {**{name: body for name, (body, _) in bad.items()}, **good})
