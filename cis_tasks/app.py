@@ -34,10 +34,6 @@ class QueueUrls(Mapping[str, Mapping[str, str]]):
     def __len__(self) -> int:
         return len(PIPELINES)
 
-    def __json__(self) -> list[str]:
-        """For ``celery inspect stats``, which tells the options of the broker."""
-        return list(self)
-
 
 app = Celery("cis_tasks", include=["cis_tasks.tasks", "cis_tasks.worker.step"])
 app.config_from_object("celeryconfig")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from cis_tasks.errors import PermanentError
+from cis_tasks.params import read_params
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,7 @@ class Options:
         Raises:
             PermanentError: ``params_unknown`` or ``params_invalid``.
         """
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(params) - known):
-            raise PermanentError(
-                "params_unknown",
-                f"The spine pipeline has no parameter {', '.join(unknown)}.",
-                f"It knows {', '.join(sorted(known))}.",
-            )
-        return cls(**params)
+        return read_params(cls, params, "spine")
 
 
 REFINEMENTS = ("auto", "apriltag", "photometric")

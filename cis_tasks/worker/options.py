@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from cis_tasks.errors import PermanentError
 from cis_tasks.image.efficientnet import SIDES
+from cis_tasks.params import read_params
 from cis_tasks.worker.references import is_pinned
 
 MAX_TOP = 100
@@ -48,14 +49,7 @@ class Options:
         Raises:
             PermanentError: ``params_unknown`` or ``params_invalid``.
         """
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(params) - known):
-            raise PermanentError(
-                "params_unknown",
-                f"The image pipeline has no parameter {', '.join(unknown)}.",
-                f"It knows {', '.join(sorted(known))}.",
-            )
-        return cls(**params)
+        return read_params(cls, params, "image")
 
 
 def _invalid(name: str, value: object, hint: str) -> PermanentError:
