@@ -31,14 +31,20 @@ if TYPE_CHECKING:
 STYLES = {"succeeded": "green", "failed": "red", "given up": "red", "retrying": "yellow"}
 
 WIDE = 160  # where nobody's terminal says how wide it is, as in a log: tables are not cut there
+HEIGHT = 25
 
 
-def _width(stream: TextIO) -> int | None:
-    return None if stream.isatty() or "COLUMNS" in os.environ else WIDE
+def _console(stream: TextIO) -> Console:
+    if stream.isatty():
+        return Console(stderr=stream is sys.stderr)
+    columns = os.environ.get("COLUMNS", "")
+    width = int(columns) if columns.isdigit() else WIDE
+    # with both given, rich asks no terminal: it takes a dumb one for 80 columns wide
+    return Console(stderr=stream is sys.stderr, width=width, height=HEIGHT)
 
 
-console = Console(width=_width(sys.stdout))
-errors = Console(stderr=True, width=_width(sys.stderr))
+console = _console(sys.stdout)
+errors = _console(sys.stderr)
 
 
 class StageBars:

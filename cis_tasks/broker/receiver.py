@@ -65,7 +65,7 @@ class Work:
     Attributes:
         queue: name of the queue.
         room: says how many messages may be received.
-        changed: told whenever there may be more room.
+        changed: told whenever there may be more room; not when one that waits is started.
         receive: gets up to so many messages, waiting as long as its long poll does.
         deliver: takes what was received; also when the receiver was stopped meanwhile.
         give_up: ends the worker.
@@ -167,8 +167,10 @@ class Receiver:
             while self._wanted:
                 room = self._work.room()
                 now_s = time.monotonic()
-                if not room.count or (room.plenty and not room.ample):
+                if not room.count:
                     changed.wait()
+                elif room.plenty and not room.ample:
+                    changed.wait(LINGER_S)  # nobody tells when one that waits is started
                 elif room.ample or 0.0 < linger_until_s <= now_s:
                     return room.count
                 else:

@@ -23,6 +23,7 @@ from cis_tasks.local.process import Process
 
 START_TIMEOUT_S = 60.0
 PORT_ATTEMPTS = 5
+INVOCATIONS = max(4, 2 * (os.cpu_count() or 1))  # of Lambda functions, under way at once
 
 
 class Emulator:
@@ -138,6 +139,7 @@ class Emulator:
             "TMPDIR": str(self.state / "tmp"),  # the Lambda's code, the pid file
             "STATE_DIR": str(self.state / "services"),
             "S3_DATA_DIR": str(self.state / "s3"),
+            "LAMBDA_ACCOUNT_CONCURRENCY": str(INVOCATIONS),
             "PERSIST_STATE": "0",
             "IOT_MTLS_ENABLED": "0",
             "SFTP_ENABLED": "0",
@@ -150,7 +152,7 @@ class Emulator:
         # Its Lambda functions inherit its environment: no credentials, profiles or endpoints.
         clean = without(os.environ, "AWS_", "CIS_", "LAMBDA_", "LOCALSTACK_", "MINISTACK_")
         env = {**clean, **past_proxies(os.environ), **settings}
-        return Process([sys.executable, "-m", "ministack"], log=self.log, env=env)
+        return Process([sys.executable, "-m", "cis_tasks.local.ministack"], log=self.log, env=env)
 
     def _await_health(self, process: Process, port: int, deadline: float) -> bool:
         while process.running and time.monotonic() < deadline:

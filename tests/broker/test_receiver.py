@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 from faults import Faulty, faulty
 from jobs import Jobs, MakeJobs, log_of
 
+from cis_tasks.broker.receiver import Receiver, Room, Work
 from cis_tasks.local.emulator import Emulator
 from support.cloud import eventually
 
@@ -83,3 +86,27 @@ def test_under_load_receives_and_deletes_take_ten_messages_each(
     eventually(lambda: all(jobs.ended(f"m{index}") for index in range(100)) and jobs.drained())
     assert endpoint.calls["DeleteMessageBatch"] <= 30
     assert endpoint.calls["ReceiveMessage"] <= 20 + 5  # the last find nothing
+
+
+def test_a_job_that_starts_makes_room_for_the_next_though_nobody_tells() -> None:
+    waiting, looked, asked = [1], threading.Event(), threading.Event()
+
+    def room() -> Room:
+        looked.set()
+        return Room(free=1, limit=2, waiting=waiting[0])
+
+    def receive(count: int) -> Sequence[Mapping[str, str]]:
+        asked.set()
+        time.sleep(0.01)
+        return []
+
+    receiver = Receiver(
+        Work("q", room, threading.Condition(), receive, lambda _: None, lambda _: None)
+    )
+    try:
+        assert looked.wait(60)
+        assert not asked.is_set()  # the one that waits takes the process that is free
+        waiting[0] = 0
+        assert asked.wait(60)
+    finally:
+        receiver.end()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,7 +13,7 @@ import boto3
 import pytest
 
 from cis_tasks.local.cloud import Cloud, QueueCounts, start
-from cis_tasks.local.emulator import Emulator, health
+from cis_tasks.local.emulator import INVOCATIONS, Emulator, health
 from cis_tasks.local.errors import CloudError
 from cis_tasks.local.stack import Names
 from cis_tasks.local.workers import State
@@ -31,6 +32,29 @@ def test_upload_of_both_halves_becomes_one_message(cloud: Cloud) -> None:
     upload_pair(cloud, "session 1+2%41é")
     eventually(lambda: cloud.queue_counts()["spine"].waiting)
     assert cloud.queue_counts()["spine"] == QueueCounts(waiting=1, running=0, dead=0)
+
+
+def test_a_burst_of_uploads_takes_turns_and_none_is_dropped(cloud: Cloud) -> None:
+    for number in range(24):
+        upload_pair(cloud, f"burst-{number}")
+    most = 0
+
+    def all_in() -> bool:
+        nonlocal most
+        most = max(most, processes_of(cloud.stack.function))
+        return cloud.queue_counts()["spine"].waiting == 24
+
+    eventually(all_in, every_s=0.05)
+    assert 0 < most <= INVOCATIONS
+
+
+def processes_of(function: str) -> int:
+    """How many processes the emulator has for a Lambda function."""
+    found = 0
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            found += f"ministack-lambda-{function}-".encode() in path.read_bytes()
+    return found
 
 
 def test_given_endpoint_is_used_and_its_stack_left_standing(

@@ -111,7 +111,7 @@ def test_start_that_fails_shows_the_log(tmp_path: Path, monkeypatch: pytest.Monk
     broken = tmp_path / "broken" / "ministack"
     broken.mkdir(parents=True)
     (broken / "__init__.py").touch()
-    (broken / "__main__.py").write_text("raise SystemExit('the disk is on fire')")
+    (broken / "app.py").write_text("raise SystemExit('the disk is on fire')")
     monkeypatch.setenv("PYTHONPATH", str(broken.parent))
     with pytest.raises(CloudError) as caught:
         Emulator(tmp_path / "state").start()

@@ -132,7 +132,10 @@ def test_the_registry_accepts_what_the_readers_read():
 def codes_in_the_code() -> set[str]:
     """Every code that the spine pipeline and its commands can end with."""
     found = set()
-    sources = [*(ROOT / "cis_tasks" / "spine").rglob("*.py"), ROOT / "cis_tasks" / "cli_spine.py"]
+    sources = [
+        *(ROOT / "cis_tasks" / "spine").rglob("*.py"),
+        *(ROOT / "cis_tasks" / name for name in ("cli_spine.py", "params.py")),
+    ]
     for path in sources:
         text = path.read_text(encoding="utf-8")
         found |= set(re.findall(r'PermanentError\(\s*f?"([a-z0-9_]+)"', text))

@@ -38,12 +38,13 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 import kombu.pools
 import pytest
+from botocore.exceptions import ClientError
 
 from cis_tasks.local.cloud import POLLS, Cloud, start
 from cis_tasks.local.emulator import Emulator
@@ -102,12 +103,13 @@ def make_cloud(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> 
     @contextmanager
     def make(parameters: Mapping[str, str] | None = None, *, workers: int = 0) -> Iterator[Cloud]:
         suffix = uuid.uuid4().hex[:10]
+        names = Names.unique(suffix)
         with ExitStack() as down:
             down.enter_context(environment(emulator.environment))
             cloud = down.enter_context(
                 start(
                     state=tmp_path_factory.mktemp(f"cloud-{suffix}"),
-                    names=Names.unique(suffix),
+                    names=names,
                     parameters=parameters,
                     workers=workers,
                 )
@@ -118,6 +120,10 @@ def make_cloud(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> 
             yield cloud
             for worker in cloud.workers:
                 worker.kill()  # a test that cares how they end has ended them
+            for name in (names.lambda_name, names.scaling_lambda_name):
+                with suppress(ClientError):  # gone already
+                    # a function that has run keeps a process for as long as it exists
+                    cloud.client("lambda").delete_function(FunctionName=name)
 
     return make
 
