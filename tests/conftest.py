@@ -22,7 +22,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+class Failures:
+    """Tells of each failure when it happens: a run that somebody ends has no summary."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self._terminal = terminal
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            reason = getattr(getattr(report.longrepr, "reprcrash", None), "message", "")
+            told = f"{report.nodeid} failed after {report.duration:.0f} s: {reason[:1000]}"
+            self._terminal.ensure_newline()
+            self._terminal.write_line(told, red=True)
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Failures(terminal))
     config.addinivalue_line(
         "markers", "not_on_moto(reason): rests on what AWS does and moto does not"
     )

@@ -21,7 +21,7 @@ from cis_tasks.local.environment import HOST, REGION, past_proxies, to_emulator,
 from cis_tasks.local.errors import CloudError
 from cis_tasks.local.process import Process
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 PORT_ATTEMPTS = 5
 INVOCATIONS = max(4, 2 * (os.cpu_count() or 1))  # of Lambda functions, under way at once
 

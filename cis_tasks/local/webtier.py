@@ -22,7 +22,7 @@ from cis_tasks.local.process import Process
 
 PACKAGES = ("fastapi", "uvicorn", "python_multipart", "PIL")
 PORT = 8080  # where it is free
-READY_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 120.0
 
 
 @contextmanager

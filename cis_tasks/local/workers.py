@@ -12,7 +12,7 @@ from cis_tasks.local import ready
 from cis_tasks.local.errors import CloudError
 from cis_tasks.local.process import Process
 
-READY_TIMEOUT_S = 90.0
+READY_TIMEOUT_S = 180.0
 STOP_GRACE_S = 10.0
 
 

@@ -127,7 +127,7 @@ def publish_children(self: Task, numbers: list[float]) -> int:
 
 def wait_for_child(self: Task, x: float, y: float) -> float:
     with allow_join_result():
-        result: float = self.app.tasks["results_app.add"].delay(x, y).get(timeout=30)
+        result: float = self.app.tasks["results_app.add"].delay(x, y).get(timeout=120)
         return result
 
 

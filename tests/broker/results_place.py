@@ -25,7 +25,7 @@ from cis_tasks.local.workers import Worker
 from support.cloud import environment
 
 HERE = Path(__file__).parent
-WAIT_S = 30.0
+WAIT_S = 120.0
 VISIBILITY_S = 4
 
 Task = Callable[[str], Any]

@@ -18,7 +18,7 @@ from cis_tasks.broker.owned import belongings
 from cis_tasks.local.emulator import Emulator
 from support.cloud import environment
 
-WAIT_S = 30.0
+WAIT_S = 120.0
 
 MakeApp = Callable[..., Celery]
 

@@ -42,7 +42,7 @@ class Dashboard:
         """The status and the text of an answer."""
         given = (self.login if login is None else login).encode()
         headers = {"Authorization": f"Basic {base64.b64encode(given).decode()}"} if given else {}
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         try:
             content = None if body is None else json.dumps(body)
             connection.request(method, path, content, headers)
@@ -182,7 +182,7 @@ def row(flower: Dashboard, task_id: str, folder: Path) -> str:
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     rows = re.findall(r"<tr.*?</tr>", done.stdout, re.DOTALL)

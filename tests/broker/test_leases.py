@@ -75,7 +75,7 @@ def test_a_warm_shutdown_gives_unstarted_jobs_to_others_and_finishes_the_running
         jobs.send("hold", name)
     eventually(lambda: jobs.counts() == (0, 4) and any(map(jobs.started, "abcd")))
     first.terminate()
-    eventually(lambda: jobs.counts() == (3, 1), timeout_s=2)
+    eventually(lambda: jobs.counts() == (3, 1), timeout_s=20)
     jobs.let_go()
     eventually(lambda: first.exit_code is not None)
     assert first.exit_code == 0
@@ -95,10 +95,10 @@ def test_a_cold_or_soft_shutdown_gives_unstarted_jobs_to_others(
         jobs.send("mark", name, 30 if soft_s == 0 else 4)
     eventually(lambda: jobs.counts() == (0, 4) and any(map(jobs.started, "abcd")))
     quit_(first)
-    eventually(lambda: jobs.counts()[0] >= 3, timeout_s=2)
+    eventually(lambda: jobs.counts()[0] >= 3, timeout_s=20)
     if not soft_s:
         eventually(lambda: first.exit_code is not None)
-        eventually(lambda: jobs.counts() == (4, 0), timeout_s=2)
+        eventually(lambda: jobs.counts() == (4, 0), timeout_s=20)
 
 
 def test_the_leases_of_prefetched_jobs_share_calls(make_jobs: MakeJobs, emulator: Emulator) -> None:

@@ -275,7 +275,7 @@ def test_processes_have_queues_of_their_own_and_delete_them(task: Task, place: P
     code = (
         "import sys\n"
         "results = [task('add').delay(n, {0}) for n in range(5)]\n"
-        "print([r.get(timeout=40) for r in results], app.backend.replies.address)"
+        "print([r.get(timeout=120) for r in results], app.backend.replies.address)"
     )
     with ThreadPoolExecutor(3) as threads:
         printed = list(threads.map(lambda n: place.run_client(code.format(n)), (0, 10, 20)))

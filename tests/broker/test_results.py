@@ -66,7 +66,7 @@ def test_every_final_state_is_in_s3_for_any_process(task: Task, place: Place, ap
         "name": "results_app.add",
     }
     printed = place.run_client(
-        f"print(app.AsyncResult('{done.id}').get(timeout=20))\n"
+        f"print(app.AsyncResult('{done.id}').get(timeout=120))\n"
         f"print(app.AsyncResult('{failed.id}').state)"
     )
     assert printed.split() == ["4", "FAILURE"]
@@ -74,7 +74,7 @@ def test_every_final_state_is_in_s3_for_any_process(task: Task, place: Place, ap
 
 def test_a_result_that_another_process_asked_for_is_waited_for(task: Task, place: Place) -> None:
     result = task("sleep").delay(1.5)
-    assert place.run_client(f"print(app.AsyncResult('{result.id}').get(timeout=20))") == "1.5"
+    assert place.run_client(f"print(app.AsyncResult('{result.id}').get(timeout=120))") == "1.5"
 
 
 def test_errors_come_typed_with_their_traceback(task: Task) -> None:
@@ -216,7 +216,7 @@ def test_groups_are_saved_restored_and_deleted(task: Task, app: Celery, place: P
     result.save()
     printed = place.run_client(
         "from celery.result import GroupResult\n"
-        f"print(GroupResult.restore('{result.id}', app=app).get(timeout=20))"
+        f"print(GroupResult.restore('{result.id}', app=app).get(timeout=120))"
     )
     assert printed == "[1, 2, 3]"
     result.delete()

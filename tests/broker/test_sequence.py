@@ -38,7 +38,7 @@ def test_a_task_that_is_revoked_and_then_published_is_not_run(one: Jobs) -> None
 
 
 def test_inspect_knows_a_task_that_was_published_just_before(one: Jobs) -> None:
-    inspect = one.app.control.inspect([f"w1@{socket.gethostname()}"], timeout=10)
+    inspect = one.app.control.inspect([f"w1@{socket.gethostname()}"], timeout=60)
     for _ in range(TIMES):
         task_id = one.send("mark", "later", countdown=600)
         (scheduled,) = inspect.scheduled().values()

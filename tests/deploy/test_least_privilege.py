@@ -172,7 +172,7 @@ def _submit_and_fetch(made: Components) -> None:
     job = json.loads(told)["job_id"]
     made.run("client", *cis, "results", job, "--to", str(made.folder / "answers"))
     made.run("client", *cis, "status", "--json")
-    waiting = f"import cis_tasks; print(cis_tasks.submit('spine', {files!r}).get(timeout=60))"
+    waiting = f"import cis_tasks; print(cis_tasks.submit('spine', {files!r}).get(timeout=180))"
     made.run("client", "-c", waiting)
     made.run("client", "-m", "celery", "-A", "cis_tasks", "inspect", "ping", "--timeout", "10")
 

@@ -141,16 +141,16 @@ def test_delay_with_a_url_answers_with_the_class_and_refuses_what_it_does_not_kn
     s3, bucket = boto3.client("s3"), cloud_with_worker.stack.input_bucket
     s3.put_object(Bucket=bucket, Key="elsewhere/coffee.png", Body=photo("coffee.png").read_bytes())
     url = f"s3://{bucket}/elsewhere/coffee.png"
-    answer = cis_tasks.classify_image.delay(url, top=3).get(timeout=60)
+    answer = cis_tasks.classify_image.delay(url, top=3).get(timeout=180)
     assert answer.result["label"] == "espresso"
     assert answer.result["wordnet_id"] == "n07920052"
     assert len(answer.result["top"]) == 3
-    larger = cis_tasks.classify_image.delay(url, model="efficientnet-lite1").get(timeout=60)
+    larger = cis_tasks.classify_image.delay(url, model="efficientnet-lite1").get(timeout=180)
     assert larger.result["label"] == "espresso"
     assert larger.job_id != answer.job_id
     for params in ({"top": 0}, {"model": "/etc/passwd"}, {"speed": "fast"}):
         with pytest.raises(PermanentError, match="params_"):
-            cis_tasks.classify_image.delay(url, **params).get(timeout=60)
+            cis_tasks.classify_image.delay(url, **params).get(timeout=180)
 
 
 def test_a_model_brought_along_as_documented_answers_the_job_that_names_it(
@@ -166,7 +166,7 @@ def test_a_model_brought_along_as_documented_answers_the_job_that_names_it(
     files = {f"models/{path.name}": path.read_bytes() for path in tmp_path.iterdir()}
     put(cloud_with_worker, {**files, "elsewhere/blue.png": plain("blue")})
     url = f"s3://{bucket}/elsewhere/blue.png"
-    answer = cis_tasks.classify_image.delay(url, model=reference).get(timeout=60)
+    answer = cis_tasks.classify_image.delay(url, model=reference).get(timeout=180)
     assert answer.result["label"] == "blue"
     assert next(guess["index"] for guess in answer.result["top"]) == 2
     assert answer.result["runtime"] == "torch"
@@ -179,7 +179,7 @@ def test_a_model_brought_along_as_documented_answers_the_job_that_names_it(
     }
     for other, code in refused.items():
         with pytest.raises(PermanentError) as caught:
-            cis_tasks.classify_image.delay(url, model=other).get(timeout=60)
+            cis_tasks.classify_image.delay(url, model=other).get(timeout=180)
         assert caught.value.code == code
 
 
@@ -198,7 +198,7 @@ def test_a_hundred_images_are_each_answered_once_and_the_queue_ends_empty(
         assert answer.result["label"] in PHOTOS[name]
     put(cloud_with_worker, {"hundred/bad.jpg": b"no image"})
     with pytest.raises(PermanentError, match="image_unknown"):
-        cis_tasks.classify_image.delay(urls[0].replace("0.jpg", "bad.jpg")).get(timeout=60)
+        cis_tasks.classify_image.delay(urls[0].replace("0.jpg", "bad.jpg")).get(timeout=180)
     eventually(lambda: drained(cloud_with_worker))
     assert len(objects(cloud_with_worker, "/manifest.json", prefix="image/")) >= 100
     stats = eventually(lambda: cis_tasks.celery.control.inspect(timeout=5).stats()) or {}

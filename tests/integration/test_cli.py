@@ -25,7 +25,7 @@ def cis(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         env={name: value for name, value in environment.items() if value},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
 

@@ -73,7 +73,7 @@ def inspect(variables: dict[str, str]) -> Callable[[str], dict[str, Any]]:
             env=variables,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         answers = json.loads(done.stdout) if done.returncode == 0 else {}
@@ -129,7 +129,7 @@ def is_free(address: tuple[str, int]) -> bool:
 
 def get(path: str, login: str) -> tuple[int, str]:
     """The status and text of a page of Flower's."""
-    connection = http.client.HTTPConnection(*FLOWER, timeout=30)
+    connection = http.client.HTTPConnection(*FLOWER, timeout=120)
     credentials = base64.b64encode(login.encode()).decode()
     try:
         connection.request(

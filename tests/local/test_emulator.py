@@ -76,7 +76,7 @@ def test_emulator_dies_with_its_starter(tmp_path: Path, number: int) -> None:
         pid = int(starter.stdout.readline().split()[0])
         assert not gone(pid)
         starter.send_signal(number)
-    eventually(lambda: gone(pid), timeout_s=30)
+    eventually(lambda: gone(pid))
     with Emulator(tmp_path) as next_one:  # the dead one's claim to the folder is void
         assert next_one.healthy()
 

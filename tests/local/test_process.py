@@ -136,7 +136,7 @@ def test_command_dies_with_its_starter(tmp_path: Path, number: int, code: str) -
         eventually(lambda: log.exists() and "started" in log.read_text())
         assert not gone(pid)
         starter.send_signal(number)
-    eventually(lambda: gone(pid), timeout_s=30)
+    eventually(lambda: gone(pid))
 
 
 def child_of(process: Process) -> int:

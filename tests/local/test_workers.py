@@ -129,4 +129,4 @@ def test_worker_and_its_pool_die_with_their_starter(
         pool = members(pid)
         assert len(pool) == 2
         starter.send_signal(number)
-    eventually(lambda: all(gone(one) for one in pool), timeout_s=30)
+    eventually(lambda: all(gone(one) for one in pool))

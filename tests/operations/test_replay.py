@@ -107,7 +107,7 @@ def test_debug_stops_at_the_first_line_of_the_pipeline(place: Cloud, tmp_path: P
         input="p sorted(inputs)\nc\n",
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert "['sensor_data', 'video_footage']" in shell.stdout, shell.stderr

@@ -63,7 +63,7 @@ NO_CONFIGURATION = {
 PACKAGES = ("cis_tasks", "lambda_trigger", "scaling")
 
 
-def eventually(look: Callable[[], Seen], timeout_s: float = 60.0, every_s: float = 0.1) -> Seen:
+def eventually(look: Callable[[], Seen], timeout_s: float = 180.0, every_s: float = 0.1) -> Seen:
     """Call ``look`` until it gives something true, and return that; fail after ``timeout_s``."""
     deadline = time.monotonic() + timeout_s
     while not (seen := look()):

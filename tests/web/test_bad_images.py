@@ -190,6 +190,6 @@ def test_a_malformed_body_is_refused(client: httpx.Client, body: bytes) -> None:
 def connected(tier: Running, head: str) -> socket.socket:
     """A connection over which ``head`` has been sent."""
     where = urlsplit(tier.url)
-    connection = socket.create_connection((where.hostname, where.port), timeout=30)
+    connection = socket.create_connection((where.hostname, where.port), timeout=120)
     connection.sendall(head.format(host=where.netloc).encode())
     return connection

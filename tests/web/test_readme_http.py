@@ -34,7 +34,7 @@ def test_curl_prints_the_label(tier: Running, folder: Path) -> None:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=True,
     )
     assert done.stdout == label_of(picture(90))
@@ -46,7 +46,7 @@ def test_python_prints_the_classes(tier: Running, folder: Path) -> None:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=True,
     )
     assert done.stdout.splitlines()[0] == f"0.80 {label_of(picture(90))}"

@@ -79,7 +79,7 @@ def test_it_does_not_listen_to_the_world_without_tokens(guarded: tuple[Running, 
         env=environment_of(guarded[0].cloud),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 1
