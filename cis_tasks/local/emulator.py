@@ -139,7 +139,6 @@ class Emulator:
             "TMPDIR": str(self.state / "tmp"),  # the Lambda's code, the pid file
             "STATE_DIR": str(self.state / "services"),
             "S3_DATA_DIR": str(self.state / "s3"),
-            "LAMBDA_ACCOUNT_CONCURRENCY": str(INVOCATIONS),
             "PERSIST_STATE": "0",
             "IOT_MTLS_ENABLED": "0",
             "SFTP_ENABLED": "0",
@@ -152,7 +151,8 @@ class Emulator:
         # Its Lambda functions inherit its environment: no credentials, profiles or endpoints.
         clean = without(os.environ, "AWS_", "CIS_", "LAMBDA_", "LOCALSTACK_", "MINISTACK_")
         env = {**clean, **past_proxies(os.environ), **settings}
-        return Process([sys.executable, "-m", "cis_tasks.local.ministack"], log=self.log, env=env)
+        command = [sys.executable, "-m", "cis_tasks.local.ministack", str(INVOCATIONS)]
+        return Process(command, log=self.log, env=env)
 
     def _await_health(self, process: Process, port: int, deadline: float) -> bool:
         while process.running and time.monotonic() < deadline:

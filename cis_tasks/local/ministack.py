@@ -1,4 +1,4 @@
-"""ministack as the laptop cloud runs it: ``python -m cis_tasks.local.ministack``.
+"""ministack as the laptop cloud runs it: ``python -m cis_tasks.local.ministack INVOCATIONS``.
 
 By itself it starts a process for each invocation of a Lambda function that is under way, a
 hundred Pythons for a hundred uploads at once; and at its account's limit of concurrency it drops
@@ -9,6 +9,7 @@ an event after two retries, where AWS keeps it for hours. Here invocations wait 
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import Any
 
@@ -16,9 +17,9 @@ from ministack import app  # type: ignore[import-untyped]
 from ministack.services import lambda_svc  # type: ignore[import-untyped]
 
 
-def take_turns() -> None:
-    """Let invocations wait where LAMBDA_ACCOUNT_CONCURRENCY are under way."""
-    free = threading.BoundedSemaphore(lambda_svc._ACCOUNT_CONCURRENCY_CAP)
+def take_turns(invocations: int) -> None:
+    """Let invocations wait while so many are under way."""
+    free = threading.BoundedSemaphore(invocations)
     acquire, release = lambda_svc._acquire_execution_slot, lambda_svc._release_execution_slot
 
     def acquire_in_turn(*arguments: Any) -> Any:
@@ -38,5 +39,5 @@ def take_turns() -> None:
 
 
 if __name__ == "__main__":
-    take_turns()
+    take_turns(int(sys.argv.pop()))
     app.main()
