@@ -7,6 +7,7 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -75,7 +76,7 @@ class Job:
     nonce: str = ""
     reply_to: str = field(default="", compare=False)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """SHA-256 over the canonical JSON of what the job is, cut to 128 bits, as a UUID.
 

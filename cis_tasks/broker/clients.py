@@ -71,19 +71,31 @@ def _client(service: str, access: Access) -> Any:
                 endpoint_url=access.endpoint_url,
                 config=CONFIG,
             )
-            watched = calls.watch(client)
-            _made[service, access] = _lean(watched, session) if service == "s3" else watched
+            _made[service, access] = _leaner[service](calls.watch(client))
         return _made[service, access]
 
 
-def _lean(client: Any, session: boto3.Session) -> Any:
+def lean_s3(client: Any) -> Any:
     """The client with less to compute for each object, where pycurl is there as in a worker."""
     try:
         from cis_tasks.lean_s3 import LeanS3  # noqa: PLC0415
     except ImportError:
         return client
-    credentials = session.get_credentials()
+    # botocore has no public way to what a client signs with
+    credentials = client._request_signer._credentials  # noqa: SLF001
     return LeanS3(client, credentials, partial(calls.count, "s3")) if credentials else client
+
+
+def lean_sqs(client: Any) -> Any:
+    """The same for messages."""
+    try:
+        from cis_tasks.broker.lean_sqs import LeanSQS  # noqa: PLC0415
+    except ImportError:
+        return client
+    return LeanSQS(client, client.meta.config.read_timeout, patient=True)
+
+
+_leaner = {"s3": lean_s3, "sqs": lean_sqs}
 
 
 def _forget_in_child() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from celery.events import EventDispatcher
@@ -12,6 +13,8 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 180.0  # 20 calls an hour; a monitor takes a worker for dead after twice that
 WINDOW_S = 1.0
+MAX_COLLECTED = 100_000  # events; Celery sends from the event loop where there are more
+MAX_CHARACTERS = 96 << 10  # of one message, which SNS limits to 256 KiB encoded
 
 
 class Reporting:
@@ -62,7 +65,7 @@ class Dispatcher(EventDispatcher):  # type: ignore[misc]  # celery is untyped
     def __init__(self, *args: Any, **options: Any) -> None:
         self._collected = threading.Event()
         self._ended = threading.Event()
-        options["on_send_buffered"] = self._collected.set
+        options.update(on_send_buffered=self._collected.set, buffer_limit=MAX_COLLECTED)
         super().__init__(*args, **options)
 
     def enable(self) -> None:
@@ -75,6 +78,11 @@ class Dispatcher(EventDispatcher):  # type: ignore[misc]  # celery is untyped
             threading.Thread(
                 target=self._send_collected, args=arguments, name="events", daemon=True
             ).start()
+
+    def _publish(self, event: Any, *args: Any, **options: Any) -> None:
+        """Send an event, or what was collected, in messages that are not too large."""
+        for message in messages(event) if isinstance(event, list) else (event,):
+            super()._publish(message, *args, **options)
 
     def close(self) -> None:
         """Send what is left, and end."""
@@ -108,3 +116,18 @@ class Dispatcher(EventDispatcher):  # type: ignore[misc]  # celery is untyped
                 self.flush()
         except Exception:
             logger.exception("The last events could not be sent")
+
+
+def messages(events: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    """Cut events into messages that SNS takes."""
+    message: list[Mapping[str, Any]] = []
+    size = 0
+    for event in events:
+        characters = 500 + sum(len(value) for value in event.values() if isinstance(value, str))
+        if message and size + characters > MAX_CHARACTERS:
+            yield message
+            message, size = [], 0
+        message.append(event)
+        size += characters
+    if message:
+        yield message

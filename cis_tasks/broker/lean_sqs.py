@@ -1,4 +1,4 @@
-"""Receives and settles for a fifth of what boto3 computes on each call.
+"""Sends, receives and settles for a fifth of what boto3 computes on each call.
 
 A worker's share of a small job is mostly boto3's: validating, signing and parsing cost more than
 the network. `LeanSQS` is boto3's client, except that the calls of the way of a message go out
@@ -29,21 +29,25 @@ if TYPE_CHECKING:
     from botocore.awsrequest import AWSPreparedRequest
 
 TARGET = "AmazonSQS"
+TRANSIENT = {429, 500, 502, 503, 504}
 FIXED = {"content-type": "application/x-amz-json-1.0", "x-amzn-query-mode": "true"}
 
 
 class LeanSQS:
     """A client of SQS that does the frequent things itself; safe for threads."""
 
-    def __init__(self, client: Any, timeout_s: int) -> None:
+    def __init__(self, client: Any, timeout_s: int, *, patient: bool = False) -> None:
         """Wrap a client; nothing is asked of SQS.
 
         Args:
             client: boto3's.
             timeout_s: how long a call may take.
+            patient: whether boto3 is to try again, as often as its settings say, what had no
+                answer or one that blames the server.
         """
         self._client = client
         self._timeout_s = timeout_s
+        self._patient = patient
         # botocore has no public way to what a client signs with.
         credentials = client._request_signer._credentials  # noqa: SLF001
         region = client.meta.region_name
@@ -66,6 +70,16 @@ class LeanSQS:
                     attribute["BinaryValue"] = b64decode(attribute["BinaryValue"])
         return answer
 
+    def send_message(self, **asked: Any) -> Any:
+        """As boto3's."""
+        answer = self._call("SendMessage", asked)
+        return self._client.send_message(**asked) if answer is None else answer
+
+    def send_message_batch(self, **asked: Any) -> Any:
+        """As boto3's."""
+        answer = self._call("SendMessageBatch", asked)
+        return self._client.send_message_batch(**asked) if answer is None else answer
+
     def delete_message_batch(self, **asked: Any) -> Any:
         """As boto3's."""
         answer = self._call("DeleteMessageBatch", asked)
@@ -77,7 +91,7 @@ class LeanSQS:
         return self._client.change_message_visibility_batch(**asked) if answer is None else answer
 
     def _call(self, operation: str, asked: Mapping[str, Any]) -> dict[str, Any] | None:
-        """SQS's answer; None where boto3 has to ask, because it is not known yet how.
+        """SQS's answer; None where boto3 has to ask: how is not known yet, or it is to try again.
 
         Raises:
             ClientError: SQS refuses.
@@ -85,7 +99,10 @@ class LeanSQS:
         """
         if not self._url or self._signer is None:
             return None
-        body = json.dumps(asked).encode()
+        try:
+            body = json.dumps(asked).encode()
+        except TypeError:  # bytes, in an attribute
+            return None
         headers = {**FIXED, "x-amz-target": f"{TARGET}.{operation}"}
         signed = self._signer.sign(Request("POST", self._url, "", headers, body))
         if signed is None:
@@ -94,7 +111,11 @@ class LeanSQS:
         try:
             reply = self._line().send("POST", self._url, signed, body)
         except pycurl.error as error:
+            if self._patient:
+                return None
             raise self._lost(error) from error
+        if self._patient and reply.status in TRANSIENT:
+            return None
         if reply.status != 200:
             raise self._refusal(operation, reply)
         answer: dict[str, Any] = json.loads(reply.body or b"{}")

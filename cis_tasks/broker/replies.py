@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 10  # messages per SQS call
 MAX_WAIT_S = 20  # of a receive, SQS limit
+CLOSE_S = 5.0  # for a queue that is being made when the process ends
 MAX_PAYLOAD = 60_000  # bytes; SQS bills each 64 KiB of a message as one more call
 RETENTION_S = 300  # a reply that nobody has fetched by then is in S3
 VISIBILITY_S = 900  # longer than the retention: received once, a reply is never seen again
@@ -183,7 +184,7 @@ class ReplyQueue:
         self._said_alive_at = 0.0
         self._seen: list[str] = []  # receipt handles to delete, ten at a time
         self._thread: threading.Thread | None = None
-        self._closed = False
+        self._making = self._closed = False
 
     @property
     def live_since(self) -> float | None:
@@ -237,11 +238,12 @@ class ReplyQueue:
                         del self._inboxes[task_id]
 
     def close(self) -> None:
-        """Delete the queue; replies no longer come."""
+        """Delete the queue, also one that is being made; replies no longer come."""
         with self._changed:
-            url, self._url = self._url, None
             self._closed, self._live_since = True, None
             self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._making, CLOSE_S)
+            url, self._url = self._url, None
         if url is None:
             return
         try:
@@ -282,7 +284,7 @@ class ReplyQueue:
                 self._changed.wait(left_s)
 
     def _receive(self) -> None:
-        url = self._url or self._create()
+        url = self._url or self._make()
         sqs = clients.sqs(self._exchange.access)
         self._say_alive(url)
         answer = sqs.receive_message(
@@ -292,6 +294,18 @@ class ReplyQueue:
         for message in messages:
             self._deliver(message)
         self._delete([message["ReceiptHandle"] for message in messages])
+
+    def _make(self) -> str:
+        with self._changed:
+            if self._closed:
+                raise InterruptedError("closed before it was made")
+            self._making = True
+        try:
+            return self._create()
+        finally:
+            with self._changed:
+                self._making = False
+                self._changed.notify_all()
 
     def _create(self) -> str:
         """Make the queue; its tags say whose it is, so that only leftovers are ever removed."""

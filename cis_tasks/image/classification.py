@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class Guess:
 
     def to_dict(self) -> dict[str, Any]:
         """The form in manifests."""
-        return asdict(self)
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ async def guard(request: Request) -> None:
     Raises:
         Problem: it comes from another site's page, has no valid token, or is one too many.
     """
-    tier = tier_of(request)
+    tier = await tier_of(request)
     refuse_other_sites(request, loopback_only=not tier.settings.tokens)
     asker = _asker(request, tier)
     if wait_s := tier.rates.take(asker):

@@ -8,7 +8,7 @@ from pathlib import Path
 from cis_tasks.pipelines import Pipeline
 from cis_tasks.settings import settings
 
-THREADS_PER_CORE = 4  # a job waits for S3 most of its time
+THREADS_PER_CORE = 8  # a job waits for S3 most of its time
 GPU_THREADS = 64  # two batches of 32: one on the device, one being read and decoded
 AHEAD = 3  # messages held for each thread: brief jobs are received and deleted ten to a call
 DRIVER = Path("/dev/nvidiactl")
