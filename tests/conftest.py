@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Generator
+
 import pytest
 from hypothesis import settings
 
@@ -20,6 +23,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="ministack",
         help="which AWS to test against; moto is for tests/broker alone",
     )
+
+
+HUNG_S = 900
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a test that hangs, wherever its thread waits."""
+
+    def fail(*_: object) -> None:
+        pytest.fail(f"{item.nodeid} hung for {HUNG_S} s")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(HUNG_S)
+    try:
+        return (yield)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class Failures:

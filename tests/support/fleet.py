@@ -58,10 +58,10 @@ class Burst:
         samples = self.fleet.samples["spine"]
         return samples[-1] if samples else Sample(0, 0, 0, 0, 0, 0, 0)
 
-    def submit(self, count: int, sleep_s: float = 0.0) -> list[Job]:
+    def submit(self, count: int, sleep_s: float = 0.0, **more: Any) -> list[Job]:
         """Queue jobs of which each sleeps; all have a FIFO group of their own."""
         stack, s3 = self.cloud.stack, boto3.client("s3")
-        script = json.dumps({"runs": str(self.log), "sleep_s": sleep_s}).encode()
+        script = json.dumps({"runs": str(self.log), "sleep_s": sleep_s, **more}).encode()
         urls = {}
         for role, key, body in (
             ("sensor_data", "script.csv", script),

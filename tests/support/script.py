@@ -1,8 +1,8 @@
 """A model that obeys: the sensor file says what it does, as JSON.
 
-``{"runs": "/path/of/a/log", "sleep_s": 3, "fail": 2, "bad": true}``. Each run appends a line to
-the log; ``fail`` lets the first that many runs fail for no fault of the input; ``bad`` refuses the
-input for good.
+``{"runs": "/path/of/a/log", "gate": "/a/file", "sleep_s": 3, "fail": 2, "bad": true}``. Each run
+appends a line to the log; ``gate`` names a file to wait for; ``fail`` lets the first that many
+runs fail for no fault of the input; ``bad`` refuses the input for good.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ def run(
         file.write(f"{os.getpid()} {time.time()}\n")
     runs = len(log.read_text().splitlines())
     progress("obey", 0.5)
+    while "gate" in script and not Path(script["gate"]).exists():
+        time.sleep(0.05)
     time.sleep(script.get("sleep_s", 0))
     if script.get("bad"):
         (out / "why.txt").write_text("because\n")
