@@ -177,6 +177,8 @@ def row(flower: Dashboard, task_id: str, folder: Path) -> str:
     done = subprocess.run(
         [
             *(CHROMIUM or "", "--headless", "--no-sandbox", "--disable-gpu", "--no-proxy-server"),
+            *("--disable-quic", "--no-first-run", "--disable-background-networking"),
+            *("--disable-component-update", "--disable-sync"),
             *(f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=4000"),
             *("--dump-dom", f"http://{flower.login}@127.0.0.1:{flower.port}/tasks"),
         ],
