@@ -1,5 +1,5 @@
 """``python -m cis_tasks`` is ``cis``."""
 
-from cis_tasks.cli import main
+from cis_tasks.commands.main import main
 
 main()

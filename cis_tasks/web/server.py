@@ -1,14 +1,12 @@
-"""``cis web`` and ``cis token``: the web tier as a process."""
+"""The web tier as a process."""
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import structlog
-import typer
 
 from cis_tasks.errors import SettingsError
 
@@ -16,35 +14,6 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 MAX_FILES = 65_536
-
-
-def web(
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
-    processes: Annotated[int | None, typer.Option(help="Server processes.")] = None,
-) -> None:
-    """Serve the HTTP API and the page, on 127.0.0.1:8080 unless told otherwise.
-
-    Options are CIS_WEB_HOST, CIS_WEB_PORT and CIS_WEB_PROCESSES as well; docs/http.md has the
-    other settings.
-    """
-    given = {"HOST": host, "PORT": port, "PROCESSES": processes}
-    os.environ.update({f"CIS_WEB_{k}": str(v) for k, v in given.items() if v is not None})
-    serve()
-
-
-def token(
-    name: Annotated[str, typer.Argument(help="Who it is for.")],
-) -> None:
-    """Make an API token: the token itself, and its line for the file CIS_WEB_TOKENS_FILE."""
-    from cis_tasks.web.tokens import make_token  # noqa: PLC0415
-
-    try:
-        text, made = make_token(name)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    typer.echo(f"token  {text}")
-    typer.echo(f"line   {made.line}")
 
 
 def serve() -> None:

@@ -11,7 +11,7 @@ import boto3
 import pytest
 from typer.testing import CliRunner, Result
 
-from cis_tasks.cli import app
+from cis_tasks.commands.main import app
 from cis_tasks.local.emulator import Emulator
 from cis_tasks.local.stack import Names
 from support.cloud import environment

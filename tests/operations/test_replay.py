@@ -98,7 +98,7 @@ def test_a_job_that_nothing_describes_is_told(place: Cloud, tmp_path: Path) -> N
 
 def test_debug_stops_at_the_first_line_of_the_pipeline(place: Cloud, tmp_path: Path) -> None:
     job_id = done(Scripted(place, tmp_path, "debug").upload())
-    program = "import support.scripted; from cis_tasks.cli import main; main()"
+    program = "import support.scripted; from cis_tasks.commands.main import main; main()"
     asked = [sys.executable, "-c", program, "replay", job_id, "--debug", "--to", str(tmp_path)]
     path = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
     shell = subprocess.run(

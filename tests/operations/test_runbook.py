@@ -10,7 +10,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from cis_tasks.cli import app
+from cis_tasks.commands.main import app
 from cis_tasks.settings import Settings
 
 ROOT = Path(__file__).parents[2]

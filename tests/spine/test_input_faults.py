@@ -134,7 +134,7 @@ def codes_in_the_code() -> set[str]:
     found = set()
     sources = [
         *(ROOT / "cis_tasks" / "spine").rglob("*.py"),
-        *(ROOT / "cis_tasks" / name for name in ("cli_spine.py", "params.py")),
+        *(ROOT / "cis_tasks" / name for name in ("commands/spine.py", "params.py")),
     ]
     for path in sources:
         text = path.read_text(encoding="utf-8")

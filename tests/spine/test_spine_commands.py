@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from cis_tasks.cli import main
+from cis_tasks.commands.main import main
 from cis_tasks.spine.rig import read_rig
 
 

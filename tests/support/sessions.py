@@ -79,7 +79,7 @@ def scripted_worker(cloud: Cloud, folder: Path, **variables: str) -> Iterator[Wo
 
 def cis(*arguments: str, code: int = 0) -> Result:
     """``cis`` within this process; errors that it would tell in a line are raised."""
-    from cis_tasks.cli import app
+    from cis_tasks.commands.main import app
 
     done = CliRunner().invoke(app, arguments, catch_exceptions=False, env={"COLUMNS": "250"})
     assert done.exit_code == code, done.output

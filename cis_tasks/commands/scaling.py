@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scaling.simulate.fleet import Outcome
     from scaling.simulate.queue import Arrivals
 
-app = typer.Typer(help="How many machines there are, and why.", no_args_is_help=True)
+scaling = typer.Typer(help="How many machines there are, and why.", no_args_is_help=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 PolicyOption = Annotated[
@@ -29,7 +29,12 @@ PolicyOption = Annotated[
 WaitOption = Annotated[float, typer.Option("--wait", help="Goal: 95 % of jobs start in this.")]
 
 
-@app.command()
+def register(app: typer.Typer) -> None:
+    """Add these commands to ``cis``."""
+    app.add_typer(scaling, name="scaling", rich_help_panel="Machines")
+
+
+@scaling.command()
 def publish(
     every: Annotated[float, typer.Option(min=1, help="Seconds from one reading to the next.")] = 60,
     policy: PolicyOption = None,
@@ -59,7 +64,7 @@ def publish(
     publisher.run(every, stop, 1 if once else None)
 
 
-@app.command()
+@scaling.command()
 def explain(
     pipeline: Annotated[str | None, typer.Argument(help="Else all that have a group.")] = None,
     policy: PolicyOption = None,
@@ -84,7 +89,7 @@ def explain(
         _show(one)
 
 
-@app.command()
+@scaling.command()
 def simulate(
     *,
     workload: Annotated[

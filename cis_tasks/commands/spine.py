@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
+from cis_tasks.commands.parameters import parameter
 from cis_tasks.errors import PermanentError
 
 rig_app = typer.Typer(
@@ -20,46 +21,47 @@ Paper = Annotated[str, typer.Option(help="a4 or letter.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
-def register(app: typer.Typer, parameter: Callable[[str], tuple[str, Any]]) -> None:
-    """Add the commands to ``cis``; ``parameter`` reads KEY=VALUE."""
+def register(app: typer.Typer) -> None:
+    """Add these commands to ``cis``."""
     app.add_typer(rig_app, name="rig", rich_help_panel="On local files")
+    app.command(rich_help_panel="On local files")(spine)
 
-    @app.command(rich_help_panel="On local files")
-    def spine(
-        sensors: Annotated[
-            Path, typer.Argument(help="Recording: a file, a zip or folder of one per sensor.")
-        ],
-        video: Annotated[Path, typer.Argument(help="Video of the tags.")],
-        *,
-        rig: Annotated[
-            Path | None, typer.Option(help="Rig; else the .json beside the recording.")
-        ] = None,
-        out: Annotated[Path, typer.Option(help="Folder for the results.")],
-        refine: Annotated[
-            bool | None,
-            typer.Option(help="Refine corners on the pixels; slow without a GPU.", show_default=""),
-        ] = None,
-        overlay: Annotated[bool, typer.Option(help="Draw the result on the video too.")] = False,
-        param: Annotated[
-            list[str] | None, typer.Option(help="Parameter of the pipeline, as KEY=VALUE.")
-        ] = None,
-        as_json: AsJson = False,
-    ) -> None:
-        """Calibrate one session from local files.
 
-        Exits 1 where the input is bad or a quality check fails; the report then shows why.
-        """
-        params = dict(parameter(text) for text in param or ())
-        if refine is not None:
-            params["refine"] = "photometric" if refine else "apriltag"
-        inputs = {
-            "sensor_data": _existing(sensors),
-            "video_footage": _existing(video),
-            "rig": _existing(rig or _beside(sensors)),
-        }
-        if overlay:
-            params["overlay"] = True
-        _calibrate(inputs, out, params, as_json=as_json)
+def spine(
+    sensors: Annotated[
+        Path, typer.Argument(help="Recording: a file, a zip or folder of one per sensor.")
+    ],
+    video: Annotated[Path, typer.Argument(help="Video of the tags.")],
+    *,
+    rig: Annotated[
+        Path | None, typer.Option(help="Rig; else the .json beside the recording.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")],
+    refine: Annotated[
+        bool | None,
+        typer.Option(help="Refine corners on the pixels; slow without a GPU.", show_default=""),
+    ] = None,
+    overlay: Annotated[bool, typer.Option(help="Draw the result on the video too.")] = False,
+    param: Annotated[
+        list[str] | None, typer.Option(help="Parameter of the pipeline, as KEY=VALUE.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Calibrate one session from local files.
+
+    Exits 1 where the input is bad or a quality check fails; the report then shows why.
+    """
+    params = dict(parameter(text) for text in param or ())
+    if refine is not None:
+        params["refine"] = "photometric" if refine else "apriltag"
+    inputs = {
+        "sensor_data": _existing(sensors),
+        "video_footage": _existing(video),
+        "rig": _existing(rig or _beside(sensors)),
+    }
+    if overlay:
+        params["overlay"] = True
+    _calibrate(inputs, out, params, as_json=as_json)
 
 
 @rig_app.command()
@@ -157,8 +159,8 @@ def check(rig: Annotated[Path, typer.Argument(help="Rig file.")]) -> None:
 def _calibrate(
     inputs: Mapping[str, Path], out: Path, params: dict[str, Any], *, as_json: bool
 ) -> None:
+    from cis_tasks.commands.calibration import show_calibration
     from cis_tasks.console import console, stages
-    from cis_tasks.console_spine import show_calibration
     from cis_tasks.spine.pipeline import run
 
     with stages(quiet=as_json) as progress:

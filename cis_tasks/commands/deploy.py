@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 DEFAULT = ["app", "monitoring"]
 
 
+def register(app: typer.Typer) -> None:
+    """Add this command to ``cis``."""
+    app.command(rich_help_panel="Machines")(deploy)
+
+
 def deploy(
     parts: Annotated[
         list[str] | None,
