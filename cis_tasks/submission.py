@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CONTENT_METADATA = "cis-sha256"
 
-Files = Mapping[str, str | Path] | Sequence[str | Path]
+Files = str | Path | Mapping[str, str | Path] | Sequence[str | Path]
 """Role → local path or ``s3://`` URL; or just the paths, whose endings tell their roles."""
 
 
@@ -55,7 +55,7 @@ def submit(
 
     Args:
         pipeline: name in the registry.
-        files: role → path or URL, or the paths alone.
+        files: role → path or URL, or the paths alone; one path where one is all.
         name: the job's name; else the stem of its first required file.
         force: make a new job even of the same inputs.
         params: the pipeline's parameters.
@@ -110,7 +110,7 @@ def prepare(
 
     Args:
         pipeline: name in the registry.
-        files: role → path or URL, or the paths alone.
+        files: role → path or URL, or the paths alone; one path where one is all.
         name: the job's name; else the stem of its first required file.
         force: make a new job even of the same inputs.
         on_bytes: told of every further number of bytes that was uploaded.
@@ -165,6 +165,8 @@ def _by_role(pipeline: Pipeline, files: Files) -> Mapping[str, str | Path]:
     """Role → file; a file's ending tells its role where the caller does not."""
     if isinstance(files, Mapping):
         return files
+    if isinstance(files, str | Path):
+        files = [files]
     chosen: dict[str, str | Path] = {}
     for file in files:
         role = _role_for(pipeline, str(file))

@@ -145,6 +145,7 @@ def test_delay_with_a_url_answers_with_the_class_and_refuses_what_it_does_not_kn
     assert answer.result["label"] == "espresso"
     assert answer.result["wordnet_id"] == "n07920052"
     assert len(answer.result["top"]) == 3
+    assert cis_tasks.submit("image", url, top=3).get(timeout=180).job_id == answer.job_id
     larger = cis_tasks.classify_image.delay(url, model="efficientnet-lite1").get(timeout=180)
     assert larger.result["label"] == "espresso"
     assert larger.job_id != answer.job_id
