@@ -38,7 +38,7 @@ from reporting import Goal, arguments, report
 from skimage import data
 
 from cis_tasks.local import environment as env
-from cis_tasks.local.cloud import start
+from cis_tasks.local.cloud import Cloud, start
 from cis_tasks.local.emulator import free_port
 from cis_tasks.local.process import Process
 from cis_tasks.local.workers import Worker
@@ -63,11 +63,13 @@ class Serving:
         url: where.
         roots: the processes that its others descend from.
         emulator: session of the emulated AWS that it uses; None for those that use none.
+        cloud: the stack on it.
     """
 
     url: str
     roots: tuple[int, ...]
     emulator: int | None = None
+    cloud: Cloud | None = None
 
 
 @dataclass
@@ -119,7 +121,8 @@ def ours(folder: Path) -> Iterator[Serving]:
         command = [sys.executable, "-m", "cis_tasks", "web", "--port", str(port)]
         tier = Process(command, log=folder / "web.log", env=settings)
         down.callback(tier.kill)
-        yield ready(Serving(f"http://127.0.0.1:{port}/", (worker.pid, tier.pid), server.pid), tier)
+        roots = (worker.pid, tier.pid)
+        yield ready(Serving(f"http://127.0.0.1:{port}/", roots, server.pid, cloud), tier)
 
 
 @contextmanager

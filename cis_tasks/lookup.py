@@ -145,7 +145,8 @@ def _newest(name: str) -> Manifest:
 
 
 def _ended(manifest: Manifest) -> Whereabouts:
-    return Whereabouts(manifest.job_id, manifest.status, manifest=manifest)
+    phase: Phase = "cancelled" if manifest.cancelled else manifest.status
+    return Whereabouts(manifest.job_id, phase, manifest=manifest)
 
 
 def _follow(pointer_key: str) -> Manifest:

@@ -47,6 +47,10 @@ class Model(_Record):
     version: str
 
 
+CANCELLED = "cancelled"
+"""The code of a failure that is nobody's fault: somebody did not want the job any more."""
+
+
 class Manifest(_Record):
     """``manifest.json``: written once, last, by the one worker that owns the job's effect.
 
@@ -85,6 +89,11 @@ class Manifest(_Record):
     timings_s: dict[str, float] = Field(default_factory=dict)
     worker: str
     attempt: int = Field(ge=1)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the job was ended by somebody who did not want it any more."""
+        return self.error is not None and self.error.code == CANCELLED
 
     @property
     def url(self) -> str:

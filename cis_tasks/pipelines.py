@@ -22,6 +22,7 @@ class Role:
         suffixes: accepted file endings, lower case; matched in any case.
         required: whether a job needs it.
         default_key: object that serves where a job has none of its own; optional roles only.
+        max_bytes: size of the largest object that it takes; None where that is the worker's to say.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Role:
     suffixes: tuple[str, ...]
     required: bool = True
     default_key: str | None = None
+    max_bytes: int | None = None
 
     def name_in(self, key: str) -> str | None:
         """The job name that ``key`` belongs to in this role, or None where it is not of it.
@@ -62,8 +64,9 @@ class Pipeline:
         group: jobs of one ``name`` run one after the other, or each ``job`` is free of all others.
         entry: ``module:function`` of the code that runs it, a `cis_tasks.jobs.Run`.
         brief: whether a run takes no longer than a few calls of S3. Then nothing is told between
-            the publishing and the end, and a first attempt does not look whether the job has
-            ended: it may run in vain, and the manifest still counts once.
+            the publishing and the end, and a first attempt on a message that has hardly waited does
+            not look whether the job has ended: it may run in vain, and the manifest still counts
+            once.
         pool: whether a worker does one job at a time in a process of its own, or many in threads.
     """
 
@@ -159,6 +162,7 @@ PIPELINES: Mapping[str, Pipeline] = MappingProxyType(
                             *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"),
                             *(".tif", ".tiff", ".avif", ".jfif", ".ppm", ".pgm"),
                         ),
+                        max_bytes=128 << 20,  # it is decoded in memory
                     ),
                 ),
                 group="job",

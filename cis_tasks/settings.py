@@ -103,6 +103,9 @@ class Settings(BaseSettings):
     drain_hold_s: float = Field(20, ge=0, le=3_600)
     """How long a machine without a job stays protected from scale-in."""
 
+    max_input_bytes: int = Field(16 << 30, ge=1)
+    """Size of the largest input that a worker downloads; images have a lower limit of their own."""
+
     scratch: Path | None = None
     """Folder for a job's working files; the system's temporary folder where unset."""
 

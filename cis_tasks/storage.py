@@ -46,19 +46,28 @@ def parse_url(url: str) -> tuple[str, str]:
     return parts.netloc, key
 
 
-def fetch(s3: S3Client, ref: ObjectRef, path: Path) -> datetime:
+def fetch(s3: S3Client, ref: ObjectRef, path: Path, *, max_bytes: int | None = None) -> datetime:
     """Download the very version that ``ref`` names into ``path``.
+
+    Args:
+        s3: client.
+        ref: what to download.
+        path: where to.
+        max_bytes: of a larger object nothing but its size is read.
 
     Returns:
         When that version was uploaded.
 
     Raises:
-        PermanentError: the object is gone, or another version took its place.
+        PermanentError: the object is gone, too large, or another version took its place.
         TransientError: S3 did not answer.
     """
     exact = {"VersionId": ref.version} if ref.versioned else {"IfMatch": f'"{ref.version}"'}
     with _explained(f"read {ref.url}", {404: _gone(ref), 405: _gone(ref), 412: _replaced(ref)}):
         answer = s3.get_object(Bucket=ref.bucket, Key=ref.key, **exact)  # type: ignore[arg-type]
+        if max_bytes is not None and answer["ContentLength"] > max_bytes:
+            answer["Body"].close()  # the connection too: else all of it would come
+            raise _too_large(ref, answer["ContentLength"], max_bytes)
         with path.open("wb") as file:
             for block in answer["Body"].iter_chunks(1 << 20):
                 file.write(block)
@@ -264,6 +273,14 @@ def _unavailable(doing: str, error: Exception) -> TransientError:
 def _gone(ref: ObjectRef) -> PermanentError:
     return PermanentError(
         "input_gone", f"The input {ref.url} is no longer there.", "Upload it again."
+    )
+
+
+def _too_large(ref: ObjectRef, size: int, limit: int) -> PermanentError:
+    return PermanentError(
+        "input_too_large",
+        f"The input {ref.url} has {size:,} bytes; at most {limit:,} are taken.",
+        "Upload a smaller one; for sessions, workers' CIS_MAX_INPUT_BYTES is the limit.",
     )
 
 

@@ -14,7 +14,7 @@ from celery.utils.time import get_exponential_backoff_interval
 
 from cis_tasks import aws, notifications
 from cis_tasks.app import app
-from cis_tasks.broker.deliveries import receive_count
+from cis_tasks.broker.deliveries import receive_count, waited_s
 from cis_tasks.errors import JobError, PermanentError, TransientError
 from cis_tasks.execution import Attempt, execute
 from cis_tasks.inputs import job_from_urls
@@ -145,6 +145,8 @@ class JobTask(Task):  # type: ignore[misc]  # Celery has no types
             number=(request.retries or 0) + receive_count(request),
             worker=request.hostname or "local",
             scratch=settings().scratch,
+            waited_s=waited_s(request),
+            max_input_bytes=settings().max_input_bytes,
         )
 
     def _again(self, error: Exception) -> Exception:

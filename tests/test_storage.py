@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +14,16 @@ import pytest
 
 from cis_tasks import aws, storage
 from cis_tasks.errors import PermanentError, TransientError
+from cis_tasks.execution import execute
+from cis_tasks.image import decode
 from cis_tasks.jobs import Job, ObjectRef
 from cis_tasks.join import find_job, stat
+from cis_tasks.lean_s3 import LeanS3
 from cis_tasks.local.cloud import Cloud
 from cis_tasks.manifest import Manifest, Output
 from cis_tasks.pipelines import find
+from cis_tasks.settings import settings
+from cis_tasks.tasks import TASKS
 from support.cloud import MakeCloud
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -46,6 +54,43 @@ def put(cloud: Cloud, body: bytes) -> ObjectRef:
     found = stat(aws.s3(), bucket, key)
     assert found is not None
     return found.ref
+
+
+class Announcing(ThreadingHTTPServer):
+    """An S3 whose inputs are said to have five gigabytes, of which none ever comes."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Announcer)
+        self.put: dict[str, bytes] = {}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Announcer(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        there = self.path.startswith("/in/")
+        self.send_response(200 if there else 404)
+        self.send_header("Content-Length", str(5 << 30) if there else "0")
+        self.send_header("ETag", '"e"')
+        self.send_header("Last-Modified", "Sun, 22 Nov 2026 06:00:00 GMT")
+        self.end_headers()
+        if there:
+            self.rfile.read(1)  # until the client goes
+
+    def do_PUT(self) -> None:
+        assert isinstance(self.server, Announcing)
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.put[self.path] = body
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 @pytest.mark.parametrize(
@@ -94,6 +139,63 @@ def test_an_input_that_is_gone_is_named(cloud: Cloud, tmp_path: Path) -> None:
     with pytest.raises(PermanentError, match=r"never\.csv") as caught:
         storage.fetch(aws.s3(), ref, tmp_path / "a")
     assert caught.value.code == "input_gone"
+
+
+@pytest.fixture
+def announcing() -> Iterator[Announcing]:
+    with Announcing() as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def test_of_an_input_that_is_too_large_nothing_is_read_but_its_size(
+    announcing: Announcing, tmp_path: Path
+) -> None:
+    session = boto3.Session("a", "b", region_name="us-east-1")
+    client = session.client("s3", endpoint_url=announcing.url)
+    calls: list[str] = []
+    lean = LeanS3(client, session.get_credentials(), calls.append)
+    ref = ObjectRef("in", "images/film.jpg", "e")
+    for s3 in (client, lean, lean):  # the second time, without boto3
+        with pytest.raises(PermanentError, match=r"5,368,709,120 bytes; at most 1,000") as caught:
+            storage.fetch(s3, ref, tmp_path / "a", max_bytes=1_000)
+        assert caught.value.code == "input_too_large"
+    assert calls == ["GetObject"]
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_job_with_an_input_beyond_the_workers_setting_fails_for_good(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ref = put(cloud, b"0123456789")
+    storage.fetch(aws.s3(), ref, tmp_path / "a", max_bytes=10)
+    assert (tmp_path / "a").read_bytes() == b"0123456789"
+    monkeypatch.setenv("CIS_MAX_INPUT_BYTES", "9")
+    settings.cache_clear()
+    work = Job("spine", "1", "a", {"sensor_data": ref})
+    with pytest.raises(PermanentError, match="10 bytes; at most 9"):
+        TASKS["calibrate_spine"].run(job=work.to_dict())
+    ended = storage.read_manifest(aws.s3(), cloud.stack.output_bucket, work)
+    assert ended is not None
+    assert ended.error is not None
+    assert ended.error.code == "input_too_large"
+
+
+def test_an_image_of_five_gigabytes_fails_its_job_before_any_of_it_is_read(
+    announcing: Announcing,
+) -> None:
+    session = boto3.Session("a", "b", region_name="us-east-1")
+    client = session.client("s3", endpoint_url=announcing.url)
+    work = Job("image", "1", "film", {"image": ObjectRef("in", "images/film.jpg", "e")})
+    with pytest.raises(PermanentError, match="134,217,728"):
+        execute(client, "out", work)
+    written = json.loads(announcing.put[f"/out/{work.manifest_key}"])
+    assert written["error"]["code"] == "input_too_large"
+
+
+def test_the_largest_image_that_is_downloaded_is_the_largest_that_is_decoded() -> None:
+    assert find("image").role("image").max_bytes == decode.MAX_BYTES
 
 
 def test_a_bucket_that_does_not_answer_is_no_fault_of_the_job(cloud: Cloud, tmp_path: Path) -> None:

@@ -1,7 +1,12 @@
-"""What SQS says about the delivery of the message that a task runs for."""
+"""What SQS says about the delivery of the message that a task runs for.
+
+Source: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html
+"""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -13,10 +18,25 @@ def receive_count(request: Any) -> int:
 
     Returns:
         1 where SQS does not say, as for a task called directly.
-
-    Source: ``ApproximateReceiveCount``,
-    https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html
     """
+    return int(_attributes(request).get("ApproximateReceiveCount", 1))
+
+
+def waited_s(request: Any) -> float | None:
+    """How long ago the running task's message was sent, by this machine's clock.
+
+    Args:
+        request: the bound task's ``self.request``.
+
+    Returns:
+        None where SQS does not say, as for a task called directly.
+    """
+    sent_ms = _attributes(request).get("SentTimestamp")
+    return None if sent_ms is None else time.time() - int(sent_ms) / 1000
+
+
+def _attributes(request: Any) -> Mapping[str, Any]:
     properties = getattr(request, "properties", None) or {}
     message = properties.get("delivery_info", {}).get("sqs_message", {})
-    return int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1))
+    found: Mapping[str, Any] = message.get("Attributes", {})
+    return found

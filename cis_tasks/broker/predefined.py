@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_VISIBILITY_S = 30  # SQS's own, where a queue does not say
 CONNECT_TIMEOUT_S = 5
+SYSTEM_ATTRIBUTES = {"MessageGroupId", "SentTimestamp"}  # see `handing_over`, `deliveries`
 FIFO = ".fifo"  # ends the URL of every FIFO queue
 QUICK_TIMEOUT_S = 5  # of calls that must not outlast a lease
 
@@ -114,7 +115,7 @@ class Predefined(SQS.Channel):
             names["MessageAttributeNames"] = [*given, AFTER_COMMAND]
         system = set(names.get("MessageSystemAttributeNames", ()))
         if not system & {"All", "ALL"}:
-            names["MessageSystemAttributeNames"] = sorted(system | {"MessageGroupId"})
+            names["MessageSystemAttributeNames"] = sorted(system | SYSTEM_ATTRIBUTES)
         if queue in self._visibility_asked:
             names["VisibilityTimeout"] = self._job_queues[queue].visibility_s
         return {

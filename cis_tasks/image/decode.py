@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cis_tasks.errors import PermanentError
+from cis_tasks.image.completeness import require_all_rows, require_all_strips
 from cis_tasks.image.frame import Pixels
 
 MAX_PIXELS = 100_000_000
@@ -113,9 +114,11 @@ def _jpeg(data: bytes, name: str, least: tuple[int, int]) -> Picture | None:
     """Decode a JPEG; None where it has colours that only Pillow knows."""
     with _explained(name):
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        if colours in {"CMYK", "YCCK"}:
-            return None
         _require_size(name, width, height)
+        if colours in {"CMYK", "YCCK"}:
+            with memory.of(width * height * JPEG_BYTES_PER_PIXEL):  # Pillow takes half a file
+                simplejpeg.decode_jpeg(data, "CMYK", min_height=1, min_width=1)
+            return None
         orientation = _orientation(data)
         side = max(least)
         with memory.of(width * height * JPEG_BYTES_PER_PIXEL):
@@ -144,14 +147,16 @@ def _any(data: bytes, name: str) -> Picture:
     with image:
         _require_size(name, *image.size)
         with memory.of(image.width * image.height * PILLOW_BYTES_PER_PIXEL), _explained(name):
-            upright = ImageOps.exif_transpose(_loaded(image))
+            upright = ImageOps.exif_transpose(_loaded(image, data))
             width, height = upright.size
             return Picture(_rgb(_shrunk(upright)), width, height, image.format or "")
 
 
-def _loaded(image: Image.Image) -> Image.Image:
+def _loaded(image: Image.Image, data: bytes) -> Image.Image:
     image.seek(0)
+    require_all_strips(image)
     image.load()
+    require_all_rows(image, data)
     return image
 
 

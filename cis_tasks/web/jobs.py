@@ -21,7 +21,7 @@ from cis_tasks.web.problems import Problem, responses
 from cis_tasks.web.records import Record
 from cis_tasks.web.schemas import ENDED, JobList, JobRequest, JobView, Status
 from cis_tasks.web.tier import Tier
-from cis_tasks.web.views import queued, view_of
+from cis_tasks.web.views import queued, view_of, with_manifest
 
 JOB_ID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 KEEP_ALIVE_S = 15.0  # proxies close what is silent for longer
@@ -135,15 +135,20 @@ async def follow_job(tier: TierOf, job_id: JobId) -> StreamingResponse:
     responses=responses(401, 403, 404, 409, 422, 429, 500, 503),
 )
 async def cancel_job(tier: TierOf, job_id: JobId) -> JobView:
-    """Cancel a job that no worker has begun."""
+    """Cancel a job that no worker has begun: it will not be run, whenever a worker comes."""
     view = await known_job(tier, job_id)
     if view.status == "cancelled":
         return view
     if view.status != "queued":
-        doing = "has ended" if view.status in ENDED else "is being run"
-        raise Problem(409, "job_begun", f"The job {doing}; only one that waits can be cancelled.")
-    await tier.errands.call(tier.revoke, job_id)
-    return await known_job(tier, job_id)
+        raise _begun("has ended" if view.status in ENDED else "is being run")
+    job = await tier.errands.call(tier.views.job, job_id)
+    if job is None:
+        raise _unknown()
+    manifest = await tier.errands.call(tier.cancel, job)
+    tier.newsroom.look_soon(job_id)
+    if not manifest.cancelled:
+        raise _begun("has ended")
+    return with_manifest(view, manifest)
 
 
 async def known_job(tier: Tier, job_id: str) -> JobView:
@@ -154,12 +159,18 @@ async def known_job(tier: Tier, job_id: str) -> JobView:
     """
     view = await tier.errands.call(tier.views.find, job_id)
     if view is None:
-        raise Problem(
-            404,
-            "job_unknown",
-            "There is no such job; or it came by an upload and waits for a worker.",
-        )
+        raise _unknown()
     return view
+
+
+def _unknown() -> Problem:
+    return Problem(
+        404, "job_unknown", "There is no such job; or it came by an upload and waits for a worker."
+    )
+
+
+def _begun(doing: str) -> Problem:
+    return Problem(409, "job_begun", f"The job {doing}; only one that waits can be cancelled.")
 
 
 def _job(tier: Tier, body: JobRequest) -> Job:

@@ -16,6 +16,7 @@ from cis_tasks.web.jobs import JobId, known_job
 from cis_tasks.web.problems import Problem, responses
 from cis_tasks.web.schemas import InputLink, JobFailure, OutputLink, ResultView
 from cis_tasks.web.tier import Tier
+from cis_tasks.web.views import status_of
 
 MAX_INLINE = 16 << 20  # bytes of a file that is passed on; larger ones have their link
 SANDBOX = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -75,7 +76,7 @@ def _view(tier: Tier, manifest: Manifest) -> ResultView:
     job = Job.from_dict(manifest.job)
     return ResultView(
         job_id=manifest.job_id,
-        status=manifest.status,
+        status=status_of(manifest),
         result=manifest.result,
         error=JobFailure(**manifest.error.model_dump()) if manifest.error else None,
         outputs=[

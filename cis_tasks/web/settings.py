@@ -77,6 +77,9 @@ class WebSettings(BaseSettings):
     webhook_backoff_s: float = Field(5, gt=0, le=3600)
     """Wait before a webhook's second attempt; doubles with each further one."""
 
+    webhook_lease_s: float = Field(240, ge=1, le=86_400)
+    """A webhook whose process has been silent for so long is taken over by another one."""
+
     flower_url: str = ""
     """Where the page links to for Flower, such as ``http://127.0.0.1:5555``."""
 

@@ -14,10 +14,12 @@ from botocore.config import Config
 from fastapi import Request
 
 import cis_tasks.tasks  # noqa: F401  its error types, so that failures come back typed
-from cis_tasks import aws
+from cis_tasks import aws, cancelling
 from cis_tasks.app import app as celery_app
 from cis_tasks.broker import clients
 from cis_tasks.broker.results import Backend
+from cis_tasks.jobs import Job
+from cis_tasks.manifest import Manifest
 from cis_tasks.pipelines import find
 from cis_tasks.settings import settings as job_settings
 from cis_tasks.web.admission import Admission
@@ -72,10 +74,9 @@ class Tier:
     views: Views
     courier: Courier
 
-    def revoke(self, job_id: str) -> None:
-        """Tell the workers not to begin with a job, and everybody else that it is cancelled."""
-        celery_app.control.revoke(job_id)
-        celery_app.backend.mark_as_revoked(job_id, "It was cancelled before it was run.")
+    def cancel(self, job: Job) -> Manifest:
+        """See `cis_tasks.cancelling.cancel`."""
+        return cancelling.cancel(self.s3, self.output_bucket, job)
 
 
 async def tier_of(request: Request) -> Tier:

@@ -14,7 +14,7 @@ from cis_tasks import storage
 from cis_tasks.broker.results import Backend
 from cis_tasks.errors import JobError, PermanentError
 from cis_tasks.jobs import Job
-from cis_tasks.manifest import Answer, Manifest
+from cis_tasks.manifest import CANCELLED, Answer, Manifest
 from cis_tasks.web.records import Record, Records
 from cis_tasks.web.schemas import ENDED, JobFailure, JobView, Links, Status
 
@@ -50,10 +50,13 @@ class Views:
         meta = self._backend.look_up([job_id])[job_id]
         return self._keep(self._view(job_id, meta))
 
+    def job(self, job_id: str) -> Job | None:
+        """What a job is; None where nothing describes it."""
+        return self._job(job_id, self._backend.look_up([job_id])[job_id])
+
     def manifest(self, job_id: str) -> Manifest | None:
         """A job's manifest, once there is one."""
-        meta = self._backend.look_up([job_id])[job_id]
-        job = self._job(job_id, meta)
+        job = self.job(job_id)
         return storage.read_manifest(self._s3, self._bucket, job) if job else None
 
     def newest(self) -> tuple[list[JobView], bool]:
@@ -101,7 +104,7 @@ class Views:
             record = self._records.find(job_id)
             return queued(record) if record else None
         view = view_of(job_id, meta, job)
-        if view.status in {"succeeded", "failed"} and job is not None:
+        if view.status in {"succeeded", "failed", "cancelled"} and job is not None:
             manifest = storage.read_manifest(self._s3, self._bucket, job)
             if manifest is not None:
                 return with_manifest(view, manifest)
@@ -151,7 +154,7 @@ def view_of(job_id: str, meta: Mapping[str, Any], job: Job | None = None) -> Job
     if isinstance(result, dict) and "stage" in result:
         progress = {"stage": result["stage"], "fraction": float(result["fraction"])}
         return view.model_copy(update=progress)
-    if isinstance(result, PermanentError):
+    if isinstance(result, PermanentError) and view.status == "failed":
         error = JobFailure(code=result.code, message=result.message, hint=result.hint)
         return view.model_copy(update={"error": error})
     if isinstance(result, Exception):
@@ -162,13 +165,17 @@ def view_of(job_id: str, meta: Mapping[str, Any], job: Job | None = None) -> Job
 def with_manifest(view: JobView, manifest: Manifest) -> JobView:
     """A job that has ended, with all that its manifest tells."""
     seconds = (manifest.finished_at - manifest.started_at).total_seconds()
-    error = JobFailure(**manifest.error.model_dump()) if manifest.error else None
+    told: dict[str, Any] = {}
+    if manifest.error is not None and manifest.cancelled:
+        told = {"note": manifest.error.message}
+    elif manifest.error is not None:
+        told = {"error": JobFailure(**manifest.error.model_dump())}
     return view.model_copy(
         update={
-            "status": manifest.status,
+            **told,
+            "status": status_of(manifest),
             "result": manifest.result or None,
-            "error": error,
-            "submitted_at": manifest.inputs_at,
+            "submitted_at": manifest.inputs_at or view.submitted_at,
             "started_at": manifest.started_at,
             "finished_at": manifest.finished_at,
             "seconds": round(seconds, 3),
@@ -178,6 +185,11 @@ def with_manifest(view: JobView, manifest: Manifest) -> JobView:
     )
 
 
+def status_of(manifest: Manifest) -> Status:
+    """How the job of a manifest ended."""
+    return "cancelled" if manifest.cancelled else manifest.status
+
+
 def shown_name(job: Job) -> str:
     """What a person called it: without the folder that makes an upload's name unique."""
     return PurePosixPath(job.name).name
@@ -185,7 +197,9 @@ def shown_name(job: Job) -> str:
 
 def _status(state: str, result: Any) -> Status:
     if state == states.FAILURE:
-        return "failed" if isinstance(result, PermanentError) else "given_up"
+        if not isinstance(result, PermanentError):
+            return "given_up"
+        return "cancelled" if result.code == CANCELLED else "failed"
     return CHOICE.get(state, "running")
 
 

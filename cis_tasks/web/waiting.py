@@ -12,7 +12,7 @@ from fastapi import Request
 
 from cis_tasks.errors import JobError, PublishError
 from cis_tasks.jobs import Job
-from cis_tasks.manifest import Answer
+from cis_tasks.manifest import CANCELLED, Answer
 from cis_tasks.web.bodies import read_upload
 from cis_tasks.web.images import SentImage, inspect_image
 from cis_tasks.web.news import Follower, News
@@ -129,13 +129,14 @@ async def abandon(tier: Tier, job: Job, follower: Follower) -> None:
     if begun or tier.newsroom.followers(job.id) > 1:
         log.info("client_gone", job_id=job.id, cancelled=False)
         return
-    log.info("client_gone", job_id=job.id, cancelled=True)
     try:
-        await tier.errands.call(tier.revoke, job.id)
-    except Exception as error:  # it will be run for nobody, which does no harm
+        manifest = await tier.errands.call(tier.cancel, job)
+    except Exception as error:  # it may be run for nobody, which does no harm
         log.warning("not_cancelled", job_id=job.id, error=str(error))
         return
-    await tier.intake.withdraw(job)
+    log.info("client_gone", job_id=job.id, cancelled=manifest.cancelled)
+    if manifest.cancelled:
+        await tier.intake.withdraw(job)
 
 
 async def deadline_passed(request: Request, tier: Tier, job: Job) -> Problem:
@@ -158,7 +159,7 @@ def answer_of(job: Job, news: News) -> Answer:
     if isinstance(result, Answer):
         return result
     url = links_of(job.id).self
-    if news.status == states.REVOKED:
+    if news.status == states.REVOKED or getattr(result, "code", "") == CANCELLED:
         raise Problem(409, "job_cancelled", "The job was cancelled.", instance=url)
     if isinstance(result, JobError):
         raise of_job_error(result, job_url=url)

@@ -33,8 +33,7 @@ from cis_tasks.web.settings import WebSettings
 from cis_tasks.web.views import Views
 
 PREFIX = "celery/web/webhooks/"
-LEASE_S = 240.0  # a webhook whose process has been silent for longer goes to another one
-SWEEP_EVERY_S = 60.0
+SWEEPS_PER_LEASE = 4
 SENDERS = 8
 LONGEST_BACKOFF_S = 3600.0
 
@@ -69,7 +68,7 @@ class Webhook:
         """Where it is noted."""
         return f"{self.id}.json"
 
-    def leased(self, for_s: float = LEASE_S) -> Webhook:
+    def leased(self, for_s: float) -> Webhook:
         """The same, not to be taken over for a while."""
         return replace(self, due_at=time.time() + for_s)
 
@@ -86,6 +85,7 @@ class Courier:
     ) -> None:
         self._settings, self._newsroom, self._views = settings, newsroom, views
         self._objects = Objects(objects.bucket, PREFIX, objects.access)
+        self._lease_s = settings.webhook_lease_s
         self._threads = ThreadPoolExecutor(SENDERS, thread_name_prefix="webhooks")
         self._running: dict[str, asyncio.Task[None]] = {}
         self._sweeper: asyncio.Task[None] | None = None
@@ -121,7 +121,7 @@ class Courier:
 
     async def accept(self, url: str, job: Job) -> None:
         """Note that a job's end is to be told."""
-        webhook = Webhook(url, job.id).leased()
+        webhook = Webhook(url, job.id).leased(self._lease_s)
         await self._call(self._objects.put, webhook.key, webhook.to_json())
         self._begin(webhook)
 
@@ -146,7 +146,7 @@ class Courier:
                 if await self._try(webhook, view):
                     break
                 wait_s = min(self._settings.webhook_backoff_s * 2**attempt, LONGEST_BACKOFF_S)
-                noted = replace(webhook, attempts=attempt + 1).leased(wait_s + LEASE_S)
+                noted = replace(webhook, attempts=attempt + 1).leased(wait_s + self._lease_s)
                 await self._call(self._objects.put, webhook.key, noted.to_json())
                 await asyncio.sleep(wait_s)
             else:
@@ -162,10 +162,11 @@ class Courier:
                 if view is not None and view.status in ENDED:
                     return view
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(LEASE_S / 2):
+                    async with asyncio.timeout(self._lease_s / 2):
                         await follower.end()
                         continue
-                await self._call(self._objects.put, webhook.key, webhook.leased().to_json())
+                kept = webhook.leased(self._lease_s)
+                await self._call(self._objects.put, webhook.key, kept.to_json())
 
     async def _try(self, webhook: Webhook, view: JobView) -> bool:
         """One attempt; whether it was taken."""
@@ -188,7 +189,7 @@ class Courier:
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(SWEEP_EVERY_S)
+            await asyncio.sleep(self._lease_s / SWEEPS_PER_LEASE)
             try:
                 for webhook in await self._call(self._take_over):
                     self._begin(webhook)
@@ -205,7 +206,7 @@ class Courier:
             webhook = Webhook(**json.loads(stored.body))
             if webhook.due_at > time.time() or webhook.id in self._running:
                 continue
-            mine = webhook.leased()
+            mine = webhook.leased(self._lease_s)
             with suppress(ConditionError):
                 self._objects.replace(listed.key, mine.to_json(), stored.etag)
                 taken.append(mine)

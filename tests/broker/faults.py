@@ -74,7 +74,7 @@ def handler_of(endpoint: Faulty) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            operation = self.headers.get("X-Amz-Target", ".").rpartition(".")[2]
+            operation = operation_of(self.headers.get("X-Amz-Target", ""), body)
             endpoint.count(operation, body)
             self.passed = [("Content-Type", "application/json")]  # of this answer alone
             fault = endpoint.fault(operation)
@@ -119,6 +119,13 @@ def handler_of(endpoint: Faulty) -> type[BaseHTTPRequestHandler]:
             pass
 
     return Handler
+
+
+def operation_of(target: str, body: bytes) -> str:
+    """What is asked for, of SQS or, in AWS's older protocol, of SNS; empty for S3."""
+    if not target and body.startswith(b"Action="):
+        return body.removeprefix(b"Action=").partition(b"&")[0].decode()
+    return target.rpartition(".")[2]
 
 
 def passed_on(response: http.client.HTTPResponse) -> list[tuple[str, str]]:

@@ -161,6 +161,101 @@ def png_of(width: int, height: int, rows: int = 1) -> bytes:
     return start + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
+PNG_KINDS = [(1, 0), (2, 0), (4, 0), (8, 0), (16, 0), (8, 2), (16, 2), (1, 3), (8, 3), (8, 4)]
+PNG_KINDS += [(16, 4), (8, 6), (16, 6)]
+"""Bits per value and colour type of every PNG that is common."""
+
+
+def plain_png(size: tuple[int, int], kind: tuple[int, int], *, interlaced: bool) -> bytes:
+    """The unpacked rows of a PNG of zeros; rows of all seven passes where it is interlaced."""
+    bits = kind[0] * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind[1]]
+    columns, rows = np.arange(size[0]), np.arange(size[1])
+    passes = [(columns, rows)]
+    if interlaced:  # which pixels of each 8 × 8 belong to which pass, as the standard draws it
+        drawn = ["16462646", "77777777", "56565656", "77777777", "36463646", "77777777"]
+        drawn += ["56565656", "77777777"]
+        grid = np.array([[int(c) for c in line] for line in drawn])[rows % 8][:, columns % 8]
+        members = [grid == number for number in range(1, 8)]
+        passes = [(np.flatnonzero(m.any(0)), np.flatnonzero(m.any(1))) for m in members]
+    return b"".join(bytes(1 + (len(c) * bits + 7) // 8) * len(r) for c, r in passes if len(c))
+
+
+def packed_png(
+    size: tuple[int, int], kind: tuple[int, int], rows: bytes, *, interlaced: bool
+) -> bytes:
+    header = struct.pack(">IIBBBBB", *size, *kind, 0, 0, interlaced)
+    palette = chunk(b"PLTE", bytes(3 * 2 ** kind[0])) if kind[1] == 3 else b""
+    packed = zlib.compress(rows)
+    parts = [chunk(b"IDAT", packed[:9]), chunk(b"IDAT", packed[9:]), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette + b"".join(parts)
+
+
+@given(
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    kind=st.sampled_from(PNG_KINDS),
+    interlaced=st.booleans(),
+    missing=st.integers(0, 200),
+)
+def test_a_png_needs_every_byte_of_its_rows(
+    size: tuple[int, int], kind: tuple[int, int], interlaced: bool, missing: int
+) -> None:
+    rows = plain_png(size, kind, interlaced=interlaced)
+    missing = min(missing, len(rows))
+    file = packed_png(size, kind, rows[: len(rows) - missing], interlaced=interlaced)
+    if not missing:
+        assert decode(file, "whole").pixels.shape == (size[1], size[0], 3)
+        return
+    with pytest.raises(PermanentError) as caught:
+        decode(file, "short")
+    assert caught.value.code == "image_unreadable"
+
+
+def bright_png(rows: int) -> bytes:
+    """White rows, of 64 that there should be."""
+    size, kind = (64, 64), (8, 2)
+    filled = (b"\0" + b"\xff" * 3 * 64) * rows
+    return packed_png(size, kind, filled, interlaced=False)
+
+
+def taller_tiff() -> bytes:
+    """A TIFF whose header claims twice as many rows as it says the places of."""
+    data = bytearray(encoded(gradient(), "TIFF"))
+    (at,) = struct.unpack_from("<I", data, 4)
+    (entries,) = struct.unpack_from("<H", data, at)
+    for entry in range(at + 2, at + 2 + 12 * entries, 12):
+        tag, kind, count, _ = struct.unpack_from("<HHII", data, entry)
+        if tag == 257:  # ImageLength
+            struct.pack_into("<HHII", data, entry, tag, kind, count, 128)
+    return bytes(data)
+
+
+def taller_gif() -> bytes:
+    """A GIF whose header and frame claim twice as many rows as are there."""
+    data = bytearray(encoded(gradient().convert("P"), "GIF"))
+    frame = data.index(b"\x2c\0\0\0\0" + struct.pack("<HH", 96, 64))
+    for at in (6, frame + 5):
+        struct.pack_into("<HH", data, at, 96, 128)
+    return bytes(data)
+
+
+def taller_webp(*, lossless: bool) -> bytes:
+    """A WebP whose frame claims twice as many rows as are there."""
+    data = bytearray(encoded(gradient(), "WEBP", lossless=lossless))
+    if lossless:
+        at = data.index(b"VP8L") + 9
+        (sides,) = struct.unpack_from("<I", data, at)
+        struct.pack_into("<I", data, at, sides & ~(0x3FFF << 14) | 127 << 14)
+    else:
+        struct.pack_into("<H", data, data.index(b"\x9d\x01\x2a") + 5, 128)
+    return bytes(data)
+
+
+def ended_early(mode: str, **options: object) -> bytes:
+    """Half a JPEG that ends in good order."""
+    data = encoded(gradient().convert(mode), "JPEG", **options)
+    return data[: len(data) // 2] + b"\xff\xd9"
+
+
 def bad_files() -> dict[str, tuple[bytes, str]]:
     whole = jpeg("coffee.png", quality=85)
     png, gif = encoded(gradient(), "PNG"), bytearray(encoded(Image.new("P", (1, 1)), "GIF"))
@@ -179,6 +274,14 @@ def bad_files() -> dict[str, tuple[bytes, str]]:
         "png-half": (png[: len(png) // 2], "image_unreadable"),
         "png-header": (png_of(50_000, 50_000), "image_too_large"),
         "png-cut": (png_of(9_000, 9_000)[:70], "image_unreadable"),
+        "png-rows": (bright_png(63), "image_unreadable"),
+        "jpeg-rows": (ended_early("RGB"), "image_unreadable"),
+        "cmyk-rows": (ended_early("CMYK"), "image_unreadable"),
+        "cmyk-progressive-rows": (ended_early("CMYK", progressive=True), "image_unreadable"),
+        "tiff-rows": (taller_tiff(), "image_unreadable"),
+        "gif-rows": (taller_gif(), "image_unreadable"),
+        "webp-rows": (taller_webp(lossless=False), "image_unreadable"),
+        "webp-lossless-rows": (taller_webp(lossless=True), "image_unreadable"),
         "gif-bomb": (bytes(gif), "image_too_large"),
         "webp-half": (encoded(gradient(), "WEBP")[:60], "image_unreadable"),
         "tiff-half": (encoded(gradient(), "TIFF")[:500], "image_unreadable"),

@@ -66,6 +66,22 @@ def test_an_outage_is_a_503_that_leaves_nothing(
     assert dead.dead == lonely.cloud.queue_counts()["image"].dead
 
 
+def test_a_cancellation_that_an_outage_interrupts_is_done_when_it_is_sent_again(
+    aws: Faulty, lonely: Running
+) -> None:
+    with lonely.client() as client:
+        job = client.post("/v1/images", files={"image": ("c.png", picture(53))}).json()
+        # SNS, through which workers are told once the record is written
+        aws.fault = lambda operation: "500" if operation == "Publish" else None
+        interrupted = client.delete(job["links"]["self"])
+        assert interrupted.status_code == 503, interrupted.text
+        assert int(interrupted.headers["retry-after"]) >= 1
+        assert aws.calls["Publish"] > 0
+        aws.fault = lambda _operation: None
+        assert client.delete(job["links"]["self"]).json()["status"] == "cancelled"
+        assert client.get(job["links"]["self"]).json()["status"] == "cancelled"
+
+
 def test_beyond_its_room_it_says_when_to_come_back(lonely: Running) -> None:
     statuses: list[int] = []
 

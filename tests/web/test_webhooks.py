@@ -9,15 +9,18 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import httpx
 import pytest
-from running import SECRET, Running
+from running import SECRET, Running, image_worker, web_tier
 from telling_model import label_of, picture
 
+from cis_tasks.local.cloud import QueueCounts
 from cis_tasks.web.outbound import Refused, is_public, parse_target, post
-from support.cloud import eventually
+from support.cloud import MakeCloud, eventually
 
 
 class Receiver(ThreadingHTTPServer):
@@ -77,6 +80,40 @@ def test_a_jobs_end_is_told_signed_and_again_until_it_is_taken(
     assert first["webhook-signature"] == f"v1,{expected}"
     output = tier.cloud.stack.output_bucket
     eventually(lambda: not tier.keys("celery/web/webhooks/", output))
+
+
+def test_a_killed_processs_webhook_is_delivered_by_another(
+    make_cloud: MakeCloud, receiver: Receiver, tmp_path: Path
+) -> None:
+    def one_more_tier() -> AbstractContextManager[Running]:
+        return web_tier(
+            cloud,
+            tmp_path,
+            webhook_secret=SECRET,
+            webhook_private=1,
+            webhook_backoff_s=0.2,
+            webhook_lease_s=3,
+        )
+
+    with make_cloud() as cloud, one_more_tier() as first:
+        image = picture(71)
+        with first.client() as client:
+            posted = client.post(
+                "/v1/images", params={"webhook": receiver.url}, files={"image": ("k.png", image)}
+            )
+        first.process.kill()
+        output = cloud.stack.output_bucket
+        assert len(first.keys("celery/web/webhooks/", output)) == 1
+        with image_worker(cloud, tmp_path):
+            eventually(lambda: cloud.queue_counts()["image"] == QueueCounts(0, 0, 0))
+        assert receiver.got == []
+        with one_more_tier() as second:
+            eventually(lambda: not second.keys("celery/web/webhooks/", output))
+    (first_try, body), (second_try, _) = receiver.got
+    assert first_try["webhook-id"] == second_try["webhook-id"]
+    told = json.loads(body)["data"]
+    assert (told["job_id"], told["status"]) == (posted.json()["job_id"], "succeeded")
+    assert told["result"]["label"] == label_of(image)
 
 
 @pytest.mark.parametrize(
