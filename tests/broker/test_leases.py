@@ -70,9 +70,9 @@ def test_a_warm_shutdown_gives_unstarted_jobs_to_others_and_finishes_the_running
     make_jobs: MakeJobs, pool: str
 ) -> None:
     jobs = make_jobs(visibility_s=60)
-    first = jobs.start("--pool", pool, "--prefetch-multiplier", "4")
     for name in "abcd":
         jobs.send("hold", name)
+    first = jobs.start("--pool", pool, "--prefetch-multiplier", "4")
     eventually(lambda: jobs.counts() == (0, 4) and any(map(jobs.started, "abcd")))
     first.terminate()
     eventually(lambda: jobs.counts() == (3, 1), timeout_s=20)
@@ -90,9 +90,9 @@ def test_a_cold_or_soft_shutdown_gives_unstarted_jobs_to_others(
     make_jobs: MakeJobs, soft_s: int
 ) -> None:
     jobs = make_jobs(visibility_s=60)
-    first = jobs.start("--prefetch-multiplier", "4", worker_soft_shutdown_timeout=soft_s)
     for name in "abcd":
         jobs.send("mark", name, 30 if soft_s == 0 else 4)
+    first = jobs.start("--prefetch-multiplier", "4", worker_soft_shutdown_timeout=soft_s)
     eventually(lambda: jobs.counts() == (0, 4) and any(map(jobs.started, "abcd")))
     quit_(first)
     eventually(lambda: jobs.counts()[0] >= 3, timeout_s=20)
