@@ -103,6 +103,15 @@ class Settings(BaseSettings):
     drain_hold_s: float = Field(20, ge=0, le=3_600)
     """How long a machine without a job stays protected from scale-in."""
 
+    host_folder: Path | None = None
+    """Folder of the machine's workers, gone after a boot; none where there is one worker."""
+
+    host_worker: str = Field("", pattern=r"^[A-Za-z0-9_-]*$")
+    """This worker's name among them."""
+
+    host_workers: str = ""
+    """Names of all workers that the machine is to have, with commas."""
+
     scratch: Path | None = None
     """Folder for a job's working files; the system's temporary folder where unset."""
 

@@ -94,8 +94,10 @@ class LeanSQS:
         try:
             reply = self._line().send("POST", self._url, signed, body)
         except pycurl.error as error:
+            calls.count_failure("sqs", operation)
             raise self._lost(error) from error
         if reply.status != 200:
+            calls.count_failure("sqs", operation)
             raise self._refusal(operation, reply)
         answer: dict[str, Any] = json.loads(reply.body or b"{}")
         return answer
