@@ -1,4 +1,4 @@
-"""News of jobs, published to SNS topics where the settings name them.
+"""News of jobs, published to SNS topics where the settings name them; and the form of all news.
 
 At most once, and never in a job's way: the record of a job is its manifest, and the queue of dead
 letters is that of jobs that were given up. Names of sessions are in no notification unless
@@ -11,12 +11,12 @@ import functools
 import json
 import os
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import boto3
 import structlog
 from botocore.config import Config
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from cis_tasks import aws
 from cis_tasks.jobs import Job
@@ -30,22 +30,25 @@ CONFIG = Config(
     retries={"total_max_attempts": 2},
     user_agent_extra="cis-tasks",
 )
-Kind = Literal["job_succeeded", "job_failed", "job_given_up"]
-
 log = structlog.get_logger(__name__)
 
 
 class Notification(BaseModel):
-    """What a subscriber gets, as JSON."""
+    """What all of them have."""
 
-    model_config = ConfigDict(frozen=True, title="cis-tasks notification")
+    model_config = ConfigDict(frozen=True)
 
     schema_version: Literal[1] = Field(1, description="Grows when a reader has to know.")
-    kind: Kind = Field(
+    at: datetime = Field(description="When it happened, UTC.")
+
+
+class JobNotification(Notification):
+    """A job has ended, or was given up."""
+
+    kind: Literal["job_succeeded", "job_failed", "job_given_up"] = Field(
         description="job_succeeded: there is an answer. job_failed: the input is bad, or the job "
         "was cancelled. job_given_up: its attempts ran out, it is a dead letter."
     )
-    at: datetime = Field(description="When it happened, UTC.")
     job_id: str = Field(description="For `cis status JOB` and `cis results JOB`.")
     pipeline: str = Field(description="Such as spine.")
     attempt: int = Field(ge=1, description="Which attempt it was, from 1.")
@@ -65,13 +68,45 @@ class Notification(BaseModel):
         return {name: value for name, value in found.items() if value}
 
 
+class CapacityNotification(Notification):
+    """The policy slo has set how many machines a group wants; `scaling.news` writes it."""
+
+    kind: Literal["capacity_set"] = Field(description="A policy of ours set a group's capacity.")
+    pipeline: str = Field(description="Whose group it is.")
+    group: str = Field(description="Name of the Auto Scaling group.")
+    policy: str = Field(description="Who decided.")
+    before: int = Field(ge=0, description="Machines that the group wanted until then.")
+    desired: int = Field(ge=0, description="Machines that it wants now.")
+    reason: str = Field(description="Why, in a sentence.")
+
+
+class AlarmNotification(Notification):
+    """An alarm of CloudWatch has changed its state; `scaling.news` writes it."""
+
+    kind: Literal["alarm_changed"] = Field(description="An alarm changed its state.")
+    alarm: str = Field(description="Its name.")
+    state: Literal["OK", "ALARM", "INSUFFICIENT_DATA"] = Field(description="What it is now.")
+    before: Literal["OK", "ALARM", "INSUFFICIENT_DATA"] = Field(description="What it was.")
+    reason: str = Field(description="Why, in CloudWatch's words.")
+    description: str = Field(description="What it means, and what to do.")
+    pipeline: str | None = Field(None, description="Which it is about; absent where about all.")
+
+
+FORM: TypeAdapter[JobNotification | CapacityNotification | AlarmNotification] = TypeAdapter(
+    Annotated[
+        JobNotification | CapacityNotification | AlarmNotification, Field(discriminator="kind")
+    ]
+)
+"""What a subscriber gets, as JSON; docs/notifications.schema.json is its schema."""
+
+
 def job_ended(manifest: Manifest) -> None:
     """Tell that a job has ended; by whoever wrote its record."""
     error, named = manifest.error, settings().show_names
     seconds = (manifest.finished_at - manifest.started_at).total_seconds()
     _tell(
         settings().topic_jobs,
-        Notification(
+        JobNotification(
             kind="job_failed" if error else "job_succeeded",
             at=manifest.finished_at,
             job_id=manifest.job_id,
@@ -102,7 +137,7 @@ def job_given_up(job: Job, attempt: int, receives: int, *, code: str, message: s
         return
     _tell(
         topic,
-        Notification(
+        JobNotification(
             kind="job_given_up",
             at=datetime.now(UTC),
             job_id=job.id,
@@ -115,7 +150,7 @@ def job_given_up(job: Job, attempt: int, receives: int, *, code: str, message: s
     )
 
 
-def _tell(topic: str, notification: Notification) -> None:
+def _tell(topic: str, notification: JobNotification) -> None:
     """Publish; what goes wrong is logged."""
     if not topic:
         return

@@ -10,7 +10,7 @@ from celery import beat
 from cis_tasks.app import app
 from scaling.publisher import Publisher
 from scaling.reader import Clients
-from scaling.settings import policy_for, watched
+from scaling.settings import news, observers, policy_for, watched
 
 
 @app.task(name="cis_tasks.publish_backlog", ignore_result=True)  # type: ignore[untyped-decorator]
@@ -48,4 +48,6 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]  # Celery has no types
 
 @functools.cache
 def _publisher() -> Publisher:
-    return Publisher(watched(), Clients.make(), policy=policy_for())
+    return Publisher(
+        watched(), Clients.make(), policy=policy_for(), news=news(), observers=observers()
+    )

@@ -106,6 +106,15 @@ class Settings(BaseSettings):
     max_input_bytes: int = Field(16 << 30, ge=1)
     """Size of the largest input that a worker downloads; images have a lower limit of their own."""
 
+    host_folder: Path | None = None
+    """Folder of the machine's workers, gone after a boot; none where there is one worker."""
+
+    host_worker: str = Field("", pattern=r"^[A-Za-z0-9_-]*$")
+    """This worker's name among them."""
+
+    host_workers: str = ""
+    """Names of all workers that the machine is to have, with commas."""
+
     scratch: Path | None = None
     """Folder for a job's working files; the system's temporary folder where unset."""
 

@@ -158,17 +158,20 @@ tell_logs() {
 }
 
 start_workers() {
-    local pipeline=$1 gpus=0 gpu
+    local pipeline=$1 gpus=0 worker
     if command -v nvidia-smi >/dev/null; then
         gpus=$(nvidia-smi --list-gpus | grep --count '^GPU' || true)
     fi
-    if ((gpus == 0)); then
-        systemctl enable --now "cis-worker@$pipeline-cpu.service"
-        return
+    local workers=("$pipeline-cpu") unit_names=()
+    if ((gpus > 0)); then
+        mapfile -t workers < <(seq --format "$pipeline-%g" 0 $((gpus - 1)))
     fi
-    for ((gpu = 0; gpu < gpus; gpu++)); do
-        systemctl enable --now "cis-worker@$pipeline-$gpu.service"
+    set_variable CIS_HOST_WORKERS "$(IFS=, && echo "${workers[*]}")"
+    for worker in "${workers[@]}"; do
+        unit_names+=("cis-worker@$worker.service")
     done
+    # All at once: one that does not become ready keeps no other waiting.
+    systemctl enable --now --no-block "${unit_names[@]}"
 }
 
 # What must not be in a template: from the parameter store into files that root and cis read.

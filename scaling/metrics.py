@@ -25,7 +25,24 @@ def datums(
         group: value of the dimension ``Group``.
         high_resolution: keep each second apart, for alarms of 10 s; CloudWatch charges more.
     """
-    values = {
+    at = datetime.fromtimestamp(reading.time_s, UTC)
+    dimensions = [{"Name": "Queue", "Value": queue}, {"Name": "Group", "Value": group}]
+    return [
+        {
+            "MetricName": name,
+            "Dimensions": dimensions,
+            "Timestamp": at,
+            "Value": float(value),
+            "Unit": unit,
+            "StorageResolution": 1 if high_resolution else 60,
+        }
+        for name, (value, unit) in values(reading).items()
+    ]
+
+
+def values(reading: Reading) -> dict[str, tuple[float, str]]:
+    """What a reading says, and CloudWatch's unit of it; without what nobody knows."""
+    found: dict[str, tuple[float | None, str]] = {
         "BacklogPerInstance": (reading.backlog_per_instance, "Count"),
         "OutstandingPerInstance": (reading.outstanding_per_instance, "Count"),
         "EstimatedDrainSeconds": (reading.drain_s, "Seconds"),
@@ -38,20 +55,7 @@ def datums(
         "PendingInstances": (reading.pending, "Count"),
         "AtMaximum": (float(at_maximum(reading)), "None"),
     }
-    at = datetime.fromtimestamp(reading.time_s, UTC)
-    dimensions = [{"Name": "Queue", "Value": queue}, {"Name": "Group", "Value": group}]
-    return [
-        {
-            "MetricName": name,
-            "Dimensions": dimensions,
-            "Timestamp": at,
-            "Value": float(value),
-            "Unit": unit,
-            "StorageResolution": 1 if high_resolution else 60,
-        }
-        for name, (value, unit) in values.items()
-        if value is not None
-    ]
+    return {name: (value, unit) for name, (value, unit) in found.items() if value is not None}
 
 
 def at_maximum(reading: Reading) -> bool:

@@ -9,12 +9,15 @@ from typing import Literal
 from cis_tasks.errors import SettingsError
 from cis_tasks.pipelines import PIPELINES
 from scaling.backlog import Reading
+from scaling.news import News
 from scaling.policy import Limits, Policy
 from scaling.reader import Watched
 from scaling.slo import BOOT_S, SERVICE_S, SloPolicy
 from scaling.steps import Bounds
+from scaling.ticks import Lines, Observer
 
 PolicyName = Literal["step", "target", "slo"]
+YES = {"1", "t", "true", "y", "yes", "on"}  # as pydantic reads them
 POLICIES: tuple[PolicyName, ...] = ("step", "target", "slo")
 
 
@@ -82,6 +85,22 @@ def policy_for(environment: Mapping[str, str] = os.environ) -> Callable[[Reading
 
     make(Reading(time_s=0, visible=0, in_flight=0))  # nonsense is refused now, not at work
     return make
+
+
+def observers(environment: Mapping[str, str] = os.environ) -> list[Observer]:
+    """Who is told of each tick: CloudWatch, by lines of the log, where ``CIS_EMF`` asks for it.
+
+    ``CIS_METRICS_NAMESPACE`` is their namespace.
+    """
+    if environment.get("CIS_EMF", "").strip().lower() not in YES:
+        return []
+    return [Lines(environment.get("CIS_METRICS_NAMESPACE", "") or "CIS")]
+
+
+def news(environment: Mapping[str, str] = os.environ) -> News | None:
+    """Where decisions and alarms are told: the topic ``CIS_TOPIC_SCALING``; None where unset."""
+    topic = environment.get("CIS_TOPIC_SCALING", "")
+    return News.to(topic) if topic else None
 
 
 def number(environment: Mapping[str, str], name: str, otherwise: float) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import boto3
 import pytest
@@ -13,43 +12,16 @@ import pytest
 from cis_tasks import aws, notifications
 from cis_tasks.execution import execute
 from cis_tasks.local.cloud import Cloud
-from cis_tasks.notifications import Notification
+from cis_tasks.notifications import FORM
 from cis_tasks.pipelines import Pipeline
 from cis_tasks.settings import settings
 from support import script
 from support.cloud import eventually, forget
 from support.sessions import Scripted, cis, scripted_worker, without_lambda
+from support.topics import Subscriber
 
 SCHEMA = Path(__file__).parents[1] / "docs/notifications.schema.json"
 NAME = "Jürgen-M"
-
-
-class Subscriber:
-    """A queue that is subscribed to a topic, with an attribute filter if wanted."""
-
-    def __init__(self, topic: str, label: str, policy: dict[str, list[str]] | None = None) -> None:
-        self.sqs, sns = boto3.client("sqs"), boto3.client("sns")
-        self.url = self.sqs.create_queue(QueueName=f"{topic.rpartition(':')[2]}-{label}")[
-            "QueueUrl"
-        ]
-        found = self.sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=["QueueArn"])
-        attributes = {"RawMessageDelivery": "true"}
-        if policy:
-            attributes["FilterPolicy"] = json.dumps(policy)
-        sns.subscribe(
-            TopicArn=topic,
-            Protocol="sqs",
-            Endpoint=found["Attributes"]["QueueArn"],
-            Attributes=attributes,
-        )
-        self.heard: list[dict[str, Any]] = []
-
-    def hear(self) -> list[dict[str, Any]]:
-        got = self.sqs.receive_message(QueueUrl=self.url, MaxNumberOfMessages=10)
-        for message in got.get("Messages", []):
-            self.sqs.delete_message(QueueUrl=self.url, ReceiptHandle=message["ReceiptHandle"])
-            self.heard.append(json.loads(message["Body"]))
-        return self.heard
 
 
 @pytest.fixture
@@ -87,7 +59,7 @@ def test_jobs_that_end_and_are_given_up_are_told_once_without_a_name(
     assert hopeless.runs == 3  # three receives, one notification
     assert len(everything.hear()) == 2
     for one in (*everything.heard, *dead.heard):
-        Notification.model_validate(one)
+        FORM.validate_python(one)
         assert NAME not in json.dumps(one, ensure_ascii=False)
 
 
@@ -144,4 +116,4 @@ def test_a_topic_that_is_not_there_fails_no_job(
 
 
 def test_the_schema_in_the_docs_is_the_code_s() -> None:
-    assert json.loads(SCHEMA.read_text()) == Notification.model_json_schema()
+    assert json.loads(SCHEMA.read_text()) == FORM.json_schema()

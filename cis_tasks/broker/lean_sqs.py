@@ -111,12 +111,14 @@ class LeanSQS:
         try:
             reply = self._line().send("POST", self._url, signed, body)
         except pycurl.error as error:
+            calls.count_failure("sqs", operation)
             if self._patient:
                 return None
             raise self._lost(error) from error
-        if self._patient and reply.status in TRANSIENT:
-            return None
         if reply.status != 200:
+            calls.count_failure("sqs", operation)
+            if self._patient and reply.status in TRANSIENT:
+                return None
             raise self._refusal(operation, reply)
         answer: dict[str, Any] = json.loads(reply.body or b"{}")
         return answer

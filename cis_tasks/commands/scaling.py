@@ -42,6 +42,9 @@ def publish(
         bool, typer.Option("--high-resolution", help="Keep each second apart, for alarms of 10 s.")
     ] = False,
     once: Annotated[bool, typer.Option("--once", help="One reading, then end.")] = False,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, help="Serve Prometheus's /metrics on this local port.")
+    ] = None,
 ) -> None:
     """Publish the backlog as CloudWatch metrics until stopped; under slo, set capacities, too.
 
@@ -49,14 +52,22 @@ def publish(
     """
     from scaling.publisher import Publisher
     from scaling.reader import Clients
-    from scaling.settings import policy_for
+    from scaling.settings import news, observers, policy_for
 
     variables = _environment(policy)
+    observing = observers(variables)
+    if metrics_port is not None:
+        from cis_tasks.scaling_metrics import Metrics, serve
+
+        observing.append(metrics := Metrics())
+        serve(metrics, metrics_port)
     publisher = Publisher(
         _watched(variables),
         Clients.make(),
         policy=policy_for(variables),
         high_resolution=high_resolution,
+        news=news(variables),
+        observers=observing,
     )
     stop = threading.Event()
     for kind in (signal.SIGTERM, signal.SIGINT):

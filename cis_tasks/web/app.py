@@ -22,6 +22,7 @@ from cis_tasks.web import (
     uploads,
 )
 from cis_tasks.web.envelope import Envelope, security_headers
+from cis_tasks.web.metrics import Figures, Measured, told
 from cis_tasks.web.settings import WebSettings, web_settings
 from cis_tasks.web.tier import make_tier, running, s3_origins
 
@@ -43,11 +44,13 @@ def create_app(settings: WebSettings | None = None) -> ASGIApp:
         SettingsError: a setting makes no sense.
     """
     tier = make_tier(settings or web_settings())
+    figures = Figures(tier)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with running(tier):
-            yield
+        with told(tier, figures):
+            async with running(tier):
+                yield
 
     app = FastAPI(
         title="cis-tasks",
@@ -58,13 +61,13 @@ def create_app(settings: WebSettings | None = None) -> ASGIApp:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.tier = tier
+    app.state.tier, app.state.figures = tier, figures
     problems.install(app)
     for part in (dialects, classifying, jobs, uploads, results, health, pages):
         app.include_router(part.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     origins = s3_origins(tier.s3, tier.input_bucket, tier.output_bucket)
-    return Envelope(app, security_headers(origins))
+    return Measured(Envelope(app, security_headers(origins)), figures)
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:

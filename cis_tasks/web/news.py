@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 from celery import states
 
-from cis_tasks.broker.replies import Inbox, Reply
+from cis_tasks.broker.replies import Inbox, Reply, close_all
 from cis_tasks.broker.results import Backend
 from cis_tasks.web.intake import Threads
 
@@ -135,12 +135,13 @@ class Newsroom:
         return self.live
 
     async def stop(self) -> None:
-        """Stop listening."""
+        """Stop listening, and delete the reply queue: who ends by a signal has no atexit."""
         if self._looker:
             self._looker.cancel()
             with suppress(asyncio.CancelledError):
                 await self._looker
         self._idle.close()
+        await self._threads.call(close_all)
 
     @contextmanager
     def follow(self, job_id: str, *, pushed: bool = False) -> Iterator[Follower]:

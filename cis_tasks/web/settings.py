@@ -29,6 +29,9 @@ class WebSettings(BaseSettings):
     processes: int = Field(1, ge=1, le=64)
     """Server processes that share the port."""
 
+    metrics_port: int | None = Field(None, ge=0, le=65_535)
+    """Port of ``/metrics`` on ``CIS_HEALTH_HOST``; further processes take those after it."""
+
     tokens_file: Path | None = None
     """File with one ``name sha256-of-the-token`` per line; made with ``cis token``."""
 

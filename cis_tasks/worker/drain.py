@@ -5,7 +5,8 @@ scale-in, or a plain SIGTERM. The worker then stops receiving and gives back wha
 started (the broker does both on SIGTERM), finishes the job that runs or, when the time is up,
 gives that back too, completes the group's lifecycle hook and ends.
 
-One worker process of one machine, as ``CIS_DRAIN=ec2`` says; its pool may have several slots.
+As ``CIS_DRAIN=ec2`` says; of several workers on one machine, `cis_tasks.worker.host` says who
+speaks.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from celery import bootsteps, signals
 from celery.worker import state
 
-from cis_tasks.settings import settings
+from cis_tasks.settings import Settings, settings
+from cis_tasks.worker.host import Alone, Host, Shared
 
 READY_HOOK = "ready"
 """Lifecycle hook of the template that holds a new machine until its worker takes jobs."""
@@ -48,6 +50,9 @@ SPOT_RESERVE_S = 15.0
 """What is kept of a spot notice's two minutes, to give the job back and to end."""
 
 HEARTBEAT_S = 60.0
+FINAL = {"terminate", "spot"}
+"""Kinds of notices after which the machine does not come back."""
+
 TOLD = ("LifecycleHookName", "ProtectedFromScaleIn")
 CONFIG = Config(
     retries={"mode": "standard", "max_attempts": 2},
@@ -224,6 +229,7 @@ class Guard:
         poll_s: how often the machine is asked.
         hold_s: how long an idle machine stays protected.
         connect: makes the membership of a group (its name; what the metadata says if empty).
+        host: the machine's workers.
     """
 
     def __init__(
@@ -236,9 +242,10 @@ class Guard:
         grace_s: float,
         poll_s: float,
         hold_s: float,
+        host: Host,
     ) -> None:
         self._metadata, self._busy, self._stop = metadata, busy, stop
-        self._connect = connect
+        self._connect, self._host = connect, host
         self._grace_s, self._poll_s, self._hold_s = grace_s, poll_s, hold_s
         self._membership: Membership | None = None
         self._protection = Protection(None, time.monotonic())
@@ -269,14 +276,14 @@ class Guard:
         self._notices = {"signal": Notice("signal", time.time() + self._grace_s), **self._notices}
 
     def end(self) -> None:
-        """The worker is done: let the group go on."""
+        """The worker is done: let the group go on, if no other worker of the machine is left."""
         self._ended = True
         self._ask()  # who was told by a signal may not have seen why
-        if self._membership is None:
+        if not self._host.leave() or self._membership is None:
             return
-        if self._notices.keys() & {"terminate", "spot"}:
+        if self._notices.keys() & FINAL:
             self._membership.complete(DRAIN_HOOK)
-        elif self._protection.on:
+        elif self._protection.on is not False:
             self._membership.protect(protected=False)
 
     def _run(self) -> None:
@@ -294,6 +301,7 @@ class Guard:
             self._asked_s = now_s
             self._ask()
         if self._notices:
+            self._host.retire()
             self._leave(now_s)
         elif self._membership is not None:
             self._serve(self._membership, now_s)
@@ -308,14 +316,20 @@ class Guard:
             return
         if notice is not None and notice.kind not in self._notices:
             self._notices = {**self._notices, notice.kind: notice}
+            if notice.kind in FINAL:
+                self._host.going()
             log.info("draining", kind=notice.kind, until=notice.until_s, busy=self._busy())
 
     def _serve(self, membership: Membership, now_s: float) -> None:
         """The machine is wanted: tell that it is ready, and protect it while it is busy."""
         if self._untold:
             self._untold = False
-            membership.complete(READY_HOOK)
-        busy = self._busy()
+            if self._host.ready():
+                membership.complete(READY_HOOK)
+        busy = self._host.busy(mine=self._busy())
+        if not self._host.speaks():
+            self._protection = Protection(None, now_s)
+            return
         if busy:
             self._protection = replace(self._protection, needed_s=now_s)
         change = self._protection.change(busy=busy, now_s=now_s, hold_s=self._hold_s)
@@ -361,6 +375,18 @@ def connect(metadata: Metadata) -> Membership:
     )
 
 
+def host_of(chosen: Settings) -> Host:
+    """The workers of this machine, as the settings name them."""
+    if chosen.host_folder is None or not chosen.host_worker:
+        return Alone()
+    names = [name.strip() for name in chosen.host_workers.split(",") if name.strip()]
+    try:
+        return Shared(chosen.host_folder, chosen.host_worker, names)
+    except OSError as error:
+        log.warning("host_unknown", folder=str(chosen.host_folder), error=str(error))
+        return Alone()
+
+
 class Drain(bootsteps.StartStopStep):  # type: ignore[misc]  # celery is untyped
     """The worker's step that starts a `Guard`; added where ``CIS_DRAIN`` is ``ec2``."""
 
@@ -378,6 +404,7 @@ class Drain(bootsteps.StartStopStep):  # type: ignore[misc]  # celery is untyped
             grace_s=chosen.drain_grace_s or chosen.time_limit_s,
             poll_s=chosen.drain_poll_s,
             hold_s=chosen.drain_hold_s,
+            host=host_of(chosen),
         )
         signals.worker_ready.connect(guard.worker_ready, weak=False)
         signals.task_received.connect(guard.wake, weak=False)

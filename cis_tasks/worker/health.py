@@ -19,9 +19,10 @@ import structlog
 from celery import bootsteps
 from celery.worker.consumer.tasks import Tasks
 
+from cis_tasks.local_port import Server
 from cis_tasks.settings import Settings, settings
 from cis_tasks.worker import probes, tally, vitals, watchdog
-from cis_tasks.worker.health_server import Server
+from cis_tasks.worker.health_server import pages
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +57,7 @@ class Health(bootsteps.StartStopStep):  # type: ignore[misc]  # celery is untype
         """The worker consumes; after a lost connection this is called again."""
         vitals.watch(c, self._given.health_silent_s)
         if self._server is None and self._given.health_port is not None:
-            self._server = Server(self._given.health_port, self._given.health_host)
+            self._server = Server(pages(), self._given.health_port, self._given.health_host)
             log.info("health_served", port=self._server.port)
         if self._watch is None:
             tell_calls = self._lines.tell_calls if self._lines else _nothing

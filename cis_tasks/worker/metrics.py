@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from cis_tasks.broker import calls
+from cis_tasks import emf
+from cis_tasks.call_metrics import CallLines, Calls
 from cis_tasks.pipelines import PIPELINES
-from cis_tasks.worker import emf, probes
+from cis_tasks.worker import probes
 from cis_tasks.worker.tally import Ended
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1800)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-CALLS_EVERY_S = 60.0
 
 registry = CollectorRegistry()
 jobs = Counter("cis_jobs", "Attempts that ended.", ["pipeline", "outcome"], registry=registry)
@@ -38,14 +38,10 @@ started.set(time.time())
 
 
 class Vitals(Collector):
-    """What is read when it is asked for: AWS calls and probes."""
+    """What is read when it is asked for: the probes."""
 
     def collect(self) -> Iterator[Metric]:
         """The metrics."""
-        made = CounterMetricFamily("cis_aws_calls", "Calls of this process.", labels=["call"])
-        for call, number in calls.made().items():
-            made.add_metric([call], number)
-        yield made
         well = GaugeMetricFamily("cis_probe_ok", "1 where all is well.", labels=["probe"])
         health = probes.examine()
         for name, reading in health.readings.items():
@@ -56,6 +52,7 @@ class Vitals(Collector):
 
 
 registry.register(Vitals())
+registry.register(Calls())
 
 
 def page() -> bytes:
@@ -85,8 +82,7 @@ class Lines:
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
-        self._told: dict[str, int] = {}
-        self._due_s = time.monotonic() + CALLS_EVERY_S
+        self.tell_calls = CallLines(namespace)
 
     def __call__(self, ended: Ended) -> None:
         """Write the line of an attempt."""
@@ -99,16 +95,3 @@ class Lines:
         pipeline = pipeline_of(ended.task)
         about = {"job_id": ended.task_id, "outcome": ended.outcome}
         emf.write(emf.line(self._namespace, {"Pipeline": pipeline}, metrics, about))
-
-    def tell_calls(self) -> None:
-        """Write how many calls were made since the last time, where it is due."""
-        now_s = time.monotonic()
-        if now_s < self._due_s:
-            return
-        self._due_s, made = now_s + CALLS_EVERY_S, calls.made()
-        for call, number in made.items():
-            more = number - self._told.get(call, 0)
-            if more:
-                metrics = {"AwsCalls": (float(more), "Count")}
-                emf.write(emf.line(self._namespace, {"Call": call}, metrics))
-        self._told = made

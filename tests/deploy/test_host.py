@@ -19,6 +19,7 @@ from cfnlint.decode import cfn_yaml
 from cis_tasks.deployment.bundle import bundle, checkout, lock, tar_of_wheels
 from cis_tasks.deployment.requirements import requirements
 from cis_tasks.errors import SettingsError
+from cis_tasks.worker.host import GOING
 
 ROOT = checkout()
 DEPLOY = ROOT / "deploy"
@@ -112,7 +113,10 @@ def test_machine_with_two_gpus_gets_two_workers(tmp_path: Path) -> None:
     done = machine.boot()
     assert done.returncode == 0, done.stderr
     started = [call for call in machine.calls("systemctl") if call.startswith("enable")]
-    assert started == [f"enable --now cis-worker@spine-{gpu}.service" for gpu in (0, 1)]
+    # All at once: a GPU that is broken keeps no other waiting.
+    both = "cis-worker@spine-0.service cis-worker@spine-1.service"
+    assert started == [f"enable --now --no-block {both}"]
+    assert "CIS_HOST_WORKERS=spine-0,spine-1" in machine.read("etc/cis/environment").splitlines()
     assert (machine.root / "etc/systemd/system/cis-worker@.service").is_file()
     assert "CIS_SCRATCH=/var/lib/cis/scratch" in machine.read("etc/cis/environment")
     assert machine.read("opt/cis/venv/lib/cis.pth") == "/opt/cis/app\n"
@@ -130,7 +134,8 @@ def test_second_boot_installs_nothing_again(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     assert len([call for call in machine.calls("python3.12") if " install " in call]) == 1
     assert machine.read("etc/cis/environment").count("CIS_SCRATCH=") == 1
-    assert "enable --now cis-worker@image-cpu.service" in machine.calls("systemctl")
+    assert machine.read("etc/cis/environment").count("CIS_HOST_WORKERS=image-cpu\n") == 1
+    assert "enable --now --no-block cis-worker@image-cpu.service" in machine.calls("systemctl")
 
 
 @entered
@@ -191,13 +196,13 @@ def test_worker_of_a_unit_sees_its_gpu_alone(
 ) -> None:
     told = worker_command(tmp_path, instance)
     assert told == [
-        f"{gpu} {port}",
+        f"{gpu} {port} /run/cis {instance}",
         f"-m cis_tasks worker {instance[:-2]} --hostname {instance}@%h",
     ]
 
 
 def test_worker_without_a_gpu_sees_none(tmp_path: Path) -> None:
-    assert worker_command(tmp_path, "spine-cpu")[0] == " 8100"
+    assert worker_command(tmp_path, "spine-cpu")[0] == " 8100 /run/cis spine-cpu"
 
 
 @pytest.mark.parametrize("instance", ["spine", "spine-x", "0"])
@@ -212,7 +217,10 @@ def test_unit_that_names_no_gpu_is_refused(instance: str) -> None:
 def worker_command(folder: Path, instance: str) -> list[str]:
     """What the units' script runs, and what of the GPU it tells it."""
     python = folder / "python"
-    python.write_text('#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES $CIS_HEALTH_PORT"\necho "$*"\n')
+    python.write_text(
+        '#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES $CIS_HEALTH_PORT" \
+"$CIS_HOST_FOLDER $CIS_HOST_WORKER"\necho "$*"\n'
+    )
     python.chmod(0o755)
     script = folder / "cis-worker"
     text = (DEPLOY / "cis-worker").read_text()
@@ -221,6 +229,27 @@ def worker_command(folder: Path, instance: str) -> list[str]:
         ["bash", str(script), instance], capture_output=True, text=True, check=True
     )
     return done.stdout.splitlines()
+
+
+def test_a_workers_container_meets_the_others_of_its_machine(tmp_path: Path) -> None:
+    (tmp_path / "docker").write_text('#!/bin/sh\necho "$*"\n')
+    (tmp_path / "docker").chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(DEPLOY / "cis-worker"), "spine-1"],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "IMAGE": "cis:1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "--gpus device=1" in done.stdout
+    assert "--env CIS_HOST_FOLDER --env CIS_HOST_WORKER --volume /run/cis:/run/cis" in done.stdout
+
+
+def test_no_worker_is_started_on_a_machine_that_goes() -> None:
+    lines = (DEPLOY / "units/cis-worker@.service").read_text().splitlines()
+    assert f"ExecCondition=/bin/sh -c '! test -e /run/cis/{GOING}'" in lines
+    # Else the first worker to end would take the folder from the others.
+    assert {"RuntimeDirectory=cis", "RuntimeDirectoryPreserve=yes"} <= {*lines}
 
 
 def test_scripts_pass_shellcheck() -> None:

@@ -136,7 +136,12 @@ def _scale(made: Components) -> None:
             for i in ids
         ]
         sqs.send_message_batch(QueueUrl=stack.queue_urls["spine"], Entries=entries)
-    settings = {"CIS_SCALING_POLICY": "slo", "CIS_SCALING_TICKS": "2", "CIS_SCALING_EVERY_S": "1"}
+    settings = {
+        "CIS_SCALING_POLICY": "slo",
+        "CIS_SCALING_TICKS": "2",
+        "CIS_SCALING_EVERY_S": "1",
+        "CIS_TOPIC_SCALING": stack.outputs["ScalingTopicArn"],
+    }
     made.run("publisher", "-c", LAMBDA.format("scaling.handler"), given={}, **settings)
 
 

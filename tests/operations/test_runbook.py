@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from cis_tasks.commands.main import app
 from cis_tasks.settings import Settings
+from cis_tasks.web.settings import WebSettings
 
 ROOT = Path(__file__).parents[2]
 RUNBOOK = (ROOT / "docs/operations.md").read_text()
@@ -44,6 +45,7 @@ def test_every_file_and_variable_that_it_names_exists() -> None:
     for path in re.findall(r"`((?:tests|cis_tasks)/[^`]*)`", RUNBOOK):
         assert (ROOT / path).exists(), path
     fields = {f"CIS_{name.upper()}" for name in Settings.model_fields}
+    fields |= {f"CIS_WEB_{name.upper()}" for name in WebSettings.model_fields}
     assert set(re.findall(r"\bCIS_[A-Z0-9_]+\b", RUNBOOK)) <= fields
 
 

@@ -110,6 +110,7 @@ ACCOUNT = "000000000000"
 REGION = "us-east-1"
 UPLOADING = {"CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "PutObject"}
 READING = {"GetObject", "HeadObject"}
+DELETING = {"DeleteObject", "DeleteObjects"}
 LISTING = {"ListObjectsV2", "ListObjects", "HeadBucket"}
 OF_NOTHING = {"ListQueues", "DescribeAutoScalingGroups", "DescribeScalingActivities"}
 FREE = {"GetCallerIdentity"}  # needs no permission
@@ -153,8 +154,11 @@ def _s3(operation: str, call: dict[str, Any]) -> Iterator[Use]:
         yield Use("s3:ListBucket", bucket)
         return
     target = f"{bucket}/{call['Key']}"
+    exact = "Version" if call.get("VersionId") else ""
     if operation in READING:
-        yield Use("s3:GetObjectVersion" if call.get("VersionId") else "s3:GetObject", target)
+        yield Use(f"s3:GetObject{exact}", target)
+    elif operation in DELETING:
+        yield Use(f"s3:DeleteObject{exact}", target)
     else:
         yield Use("s3:PutObject" if operation in UPLOADING else f"s3:{operation}", target)
 

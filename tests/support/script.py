@@ -2,7 +2,8 @@
 
 ``{"runs": "/path/of/a/log", "gate": "/a/file", "sleep_s": 3, "fail": 2, "bad": true}``. Each run
 appends a line to the log; ``gate`` names a file to wait for; ``fail`` lets the first that many
-runs fail for no fault of the input; ``bad`` refuses the input for good.
+runs fail for no fault of the input, with ``out_of_memory`` as a GPU does; ``bad`` refuses the
+input for good.
 """
 
 from __future__ import annotations
@@ -37,7 +38,15 @@ def run(
         (out / "why.txt").write_text("because\n")
         raise PermanentError("script_bad", "The script is bad.", "Write a good one.")
     if runs <= script.get("fail", 0):
+        if script.get("out_of_memory"):
+            raise torch_error()("CUDA out of memory. Tried to allocate 2.00 GiB.")
         raise ConnectionError(f"run {runs} was to fail")
     answer = out / "answer.txt"
     answer.write_text("42\n")
     return Outcome({"answer": 42, "params": dict(params)}, [answer], "script", "1")
+
+
+def torch_error() -> type[Exception]:
+    from torch import OutOfMemoryError
+
+    return OutOfMemoryError

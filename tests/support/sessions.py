@@ -60,7 +60,9 @@ class Scripted:
 
 
 @contextmanager
-def scripted_worker(cloud: Cloud, folder: Path, **variables: str) -> Iterator[Worker]:
+def scripted_worker(
+    cloud: Cloud, folder: Path, *, name: str = "w", **variables: str
+) -> Iterator[Worker]:
     """A real worker process with the model that obeys."""
     environment = {
         **of_worker(os.environ, cloud.environment, 1),
@@ -69,7 +71,7 @@ def scripted_worker(cloud: Cloud, folder: Path, **variables: str) -> Iterator[Wo
         **variables,
     }
     queue = find("spine").queue
-    worker = Worker("w", queue, environment=environment, folder=folder, app="support.scripted")
+    worker = Worker(name, queue, environment=environment, folder=folder, app="support.scripted")
     try:
         worker.await_ready()
         yield worker

@@ -169,8 +169,8 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing(
     eventually(lambda: "left-in-the-middle" in tier.log)
     assert set(tier.keys("images/")) == before
     figures = client.get("/metrics").text
-    assert "cis_web_held_bytes 0\n" in figures
-    assert "cis_web_waiting 0\n" in figures
+    assert "cis_web_held_bytes 0.0\n" in figures
+    assert "cis_web_waiting 0.0\n" in figures
 
 
 @pytest.mark.parametrize(

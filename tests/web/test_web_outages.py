@@ -93,7 +93,7 @@ def test_beyond_its_room_it_says_when_to_come_back(lonely: Running) -> None:
     for thread in threads:
         thread.start()
     with lonely.client() as client:
-        eventually(lambda: "cis_web_waiting 2\n" in client.get("/metrics").text)
+        eventually(lambda: "cis_web_waiting 2.0\n" in client.get("/metrics").text)
         refused = client.post("/", files={"myfile": IMAGE["image"]})
     assert refused.status_code == 503
     assert int(refused.headers["retry-after"]) >= 1

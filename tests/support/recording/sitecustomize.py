@@ -20,11 +20,15 @@ def note(service: str, operation: str, parameters: dict[str, Any]) -> None:
     about["given"] = sorted(parameters)
     if operation == "CreateOrUpdateTags":
         about["AutoScalingGroupName"] = parameters["Tags"][0]["ResourceId"]
+    told = [{"service": service, "operation": operation, **about}]
+    if operation == "DeleteObjects":
+        told = [{**told[0], **one} for one in parameters["Delete"]["Objects"]]
     with open(str(FILE), "a") as file:  # noqa: PTH123
-        file.write(json.dumps({"service": service, "operation": operation, **about}) + "\n")
+        file.writelines(json.dumps(one) + "\n" for one in told)
 
 
 if FILE:
+    from botocore import signers
     from botocore.client import BaseClient
 
     from cis_tasks.broker.lean_sqs import LeanSQS
@@ -44,6 +48,19 @@ if FILE:
         note("sqs", operation, asked)
         return _ask(self, operation, asked)
 
+    # What is signed for others to do is done in the signer's name.
+    _post, _link = signers.generate_presigned_post, signers.generate_presigned_url
+
+    def _posted(self: Any, Bucket: str, Key: str, **asked: Any) -> Any:
+        note("s3", "PutObject", {"Bucket": Bucket, "Key": Key})
+        return _post(self, Bucket, Key, **asked)
+
+    def _linked(self: Any, ClientMethod: str, Params: Any = None, **asked: Any) -> Any:
+        operation = self.meta.method_to_api_mapping[ClientMethod]
+        note(self.meta.service_model.service_name, operation, Params)
+        return _link(self, ClientMethod, Params, **asked)
+
+    signers.generate_presigned_post, signers.generate_presigned_url = _posted, _linked
     BaseClient._make_api_call = _noted
     LeanS3._send = _sent  # type: ignore[method-assign]
     LeanSQS._call = _asked  # type: ignore[method-assign]

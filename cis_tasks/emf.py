@@ -18,7 +18,7 @@ _lock = threading.Lock()
 def line(
     namespace: str,
     dimensions: Mapping[str, str],
-    metrics: Mapping[str, tuple[float, str]],
+    metrics: Mapping[str, tuple[float | list[float], str]],
     properties: Mapping[str, str] | None = None,
 ) -> str:
     """One line.
@@ -26,7 +26,7 @@ def line(
     Args:
         namespace: of the metrics.
         dimensions: name → value; each set of values is a metric that is paid for.
-        metrics: name → value and CloudWatch's unit.
+        metrics: name → value, or up to 100 of them, and CloudWatch's unit.
         properties: further fields, to search the log by.
     """
     return json.dumps(
@@ -58,3 +58,8 @@ def write(text: str, out: TextIO | None = None) -> None:
     with _lock:
         stream.write(text + "\n")
         stream.flush()
+
+
+def camel_case(name: str) -> str:
+    """A name as CloudWatch's are written: ``at_maximum`` is ``AtMaximum``."""
+    return "".join(word.capitalize() for word in name.split("_"))
