@@ -20,11 +20,20 @@ class Use:
         action: as IAM calls it.
         resource: ARN, or ``*`` where AWS asks for none.
         namespace: of CloudWatch's metrics, where it is about them.
+        creates: whether it puts an object only where there is none.
     """
 
     action: str
     resource: str
     namespace: str = ""
+    creates: bool = False
+
+    def fulfils(self, condition: str) -> bool:
+        """Whether it is what a statement is limited to, as JSON; of those that ours have."""
+        return not condition or json.loads(condition) in (
+            {"StringEquals": {"cloudwatch:namespace": self.namespace}},
+            *([{"Null": {"s3:if-none-match": "false"}}] if self.creates else []),
+        )
 
 
 @dataclass(frozen=True)
@@ -40,11 +49,9 @@ class Grant:
         """Whether it covers ``use``."""
         if self.action.lower() != use.action.lower():
             return False
-        if self.condition and json.loads(self.condition) != {
-            "StringEquals": {"cloudwatch:namespace": use.namespace}
-        }:
-            return False
-        return any(_matches(pattern, use.resource) for pattern in self.resources)
+        return use.fulfils(self.condition) and any(
+            _matches(pattern, use.resource) for pattern in self.resources
+        )
 
 
 def grants_of_role(iam: Any, role: str) -> set[Grant]:
@@ -160,7 +167,8 @@ def _s3(operation: str, call: dict[str, Any]) -> Iterator[Use]:
     elif operation in DELETING:
         yield Use(f"s3:DeleteObject{exact}", target)
     else:
-        yield Use("s3:PutObject" if operation in UPLOADING else f"s3:{operation}", target)
+        action = "PutObject" if operation in UPLOADING else operation
+        yield Use(f"s3:{action}", target, creates="IfNoneMatch" in call["given"])
 
 
 def _arn(service: str, name: str) -> str:
