@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 JOBS ?= 2
+CHECKOV := .cis/checkov
+QUIETLY := --quiet --compact --skip-download
 
-.PHONY: help demo test test-moto lint up format clean
+.PHONY: help demo test test-moto lint audit up format clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -27,6 +29,10 @@ lint: $(READY) ## Style, types, templates, scripts, security
 	$(VENV)/bin/shellcheck deploy/*.sh deploy/cis-worker .ci/run
 	$(VENV)/bin/bandit -q -c pyproject.toml -r cis_tasks lambda_trigger scaling celeryconfig.py
 
+audit: $(CHECKOV)/.ready ## Templates and Dockerfile against checkov's rules
+	$(CHECKOV)/bin/checkov --directory deploy --framework cloudformation $(QUIETLY)
+	$(CHECKOV)/bin/checkov --file Dockerfile $(QUIETLY)
+
 up: $(READY) ## The laptop cloud in the foreground, until Ctrl-C
 	$(VENV)/bin/cis up
 
@@ -47,3 +53,8 @@ $(READY): pyproject.toml constraints.txt
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt torch
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
+
+$(CHECKOV)/.ready: .ci/checkov.txt
+	$(PYTHON) -m venv $(CHECKOV)
+	$(CHECKOV)/bin/pip install --quiet --requirement .ci/checkov.txt
+	touch $(CHECKOV)/.ready
