@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -56,6 +56,7 @@ class Options:
         min_coverage: gate (warning), share of the video that the recording covers.
         max_bad_rows: share of a recording's rows that may be unusable.
         max_gap_s: longest hole in a recording, s; within it the gyroscope is interpolated.
+        overlay: whether the pipeline draws the result on the video as well; changes no result.
     """
 
     device: str = "auto"
@@ -81,6 +82,7 @@ class Options:
     min_coverage: float = 0.9
     max_bad_rows: float = 0.05
     max_gap_s: float = 0.1
+    overlay: bool = False
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -106,14 +108,23 @@ _COUNTS = ("full_search_frames", "max_iterations")
 _SHARES = ("max_outlier_share", "min_visibility", "min_coverage", "max_bad_rows", "max_gyro_shape")
 
 
+def _is_device(value: object) -> bool:
+    return isinstance(value, str) and (
+        value in ("auto", "cpu", "cuda") or value.removeprefix("cuda:").isdecimal()
+    )
+
+
+_NO_NUMBERS: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    "device": (_is_device, "it must be auto, cpu, cuda or cuda:N"),
+    "refine": (lambda value: value in REFINEMENTS, f"it must be one of {', '.join(REFINEMENTS)}"),
+    "overlay": (lambda value: isinstance(value, bool), "it must be true or false"),
+}
+
+
 def _problem(name: str, value: object) -> str:
-    if name == "device":
-        good = isinstance(value, str) and (
-            value in ("auto", "cpu", "cuda") or value.removeprefix("cuda:").isdecimal()
-        )
-        return "" if good else "it must be auto, cpu, cuda or cuda:N"
-    if name == "refine":
-        return "" if value in REFINEMENTS else f"it must be one of {', '.join(REFINEMENTS)}"
+    if name in _NO_NUMBERS:
+        good, rule = _NO_NUMBERS[name]
+        return "" if good(value) else rule
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return "it must be a number"
     if name in _COUNTS and (not isinstance(value, int) or value < 1):

@@ -12,7 +12,6 @@ from cis_tasks.spine.options import Options
 
 MODEL = "spine-calibration"
 MODEL_VERSION = "1"
-OVERLAY = "overlay"
 
 
 def run(
@@ -27,7 +26,7 @@ def run(
         inputs: ``sensor_data``, ``video_footage`` and ``rig``.
         out: folder for ``calibration.json``, ``angles.parquet``, ``angles.csv``,
             ``report.html`` and, where asked for, ``overlay.mp4``.
-        params: fields of ``Options``; ``overlay`` to draw the result on the video as well.
+        params: fields of ``Options``.
         progress: told the stages ``read``, ``detect``, ``align``, ``solve``, ``angles``,
             ``report`` and, where asked for, ``overlay``.
 
@@ -35,8 +34,7 @@ def run(
         PermanentError: the input is bad, or the result fails a quality gate; in the latter case
             the files are written all the same, to show why.
     """
-    overlay = _wants_overlay(params)
-    options = Options.from_params({k: v for k, v in params.items() if k != OVERLAY})
+    options = Options.from_params(params)
     if "rig" not in inputs:
         raise PermanentError(
             "rig_missing",
@@ -64,20 +62,9 @@ def run(
     write_report(calibration, report)
     files.append(report)
     require_passed(calibration)
-    if overlay:
+    if options.overlay:
         from cis_tasks.spine.overlay import write_overlay  # noqa: PLC0415
 
         files.append(out / "overlay.mp4")
         write_overlay(calibration, inputs["video_footage"], files[-1], progress)
     return Outcome(summarise(calibration), tuple(files), MODEL, MODEL_VERSION)
-
-
-def _wants_overlay(params: Mapping[str, Any]) -> bool:
-    wanted = params.get(OVERLAY, False)
-    if not isinstance(wanted, bool):
-        raise PermanentError(
-            "params_invalid",
-            f"The parameter {OVERLAY}={wanted!r} makes no sense: it must be true or false.",
-            "Leave it out to get no video.",
-        )
-    return wanted
