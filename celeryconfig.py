@@ -1,5 +1,7 @@
 """Every Celery setting, each with its reason."""
 
+from os import environ
+
 from kombu.entity import Exchange, Queue
 
 from cis_tasks.app import QueueUrls
@@ -59,12 +61,9 @@ worker_send_task_events = True
 
 # Beat publishes the backlog where queues and groups are named (docs/scaling.md).
 beat_scheduler = "cis_tasks.scaling_beat:Scheduler"  # in its own process, not behind the jobs
-beat_schedule = {
-    "publish-backlog": {
-        "task": "cis_tasks.publish_backlog",
-        "schedule": settings().beat_every_s,
-    }
-}
+_publishing = {"task": "cis_tasks.publish_backlog", "schedule": settings().beat_every_s}
+_groups = any(name.startswith("CIS_SCALING_GROUP_") for name in environ)
+beat_schedule = {"publish-backlog": _publishing} if _groups else {}
 
 # Logs: one line per event, from our own set-up.
 worker_hijack_root_logger = False

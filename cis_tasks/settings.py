@@ -62,7 +62,8 @@ class Settings(BaseSettings):
     """ARN of the SNS topic that is told of jobs that were given up; nobody is where unset."""
 
     groups: str = ""
-    """Names of the Auto Scaling groups, with commas; else those tagged ``cis-tasks:pipeline``."""
+    """Names of the Auto Scaling groups, with commas; else those of
+    ``CIS_SCALING_GROUP_<PIPELINE>``; else those tagged ``cis-pipeline``."""
 
     results_prefix: str = "celery/results/"
     """Where in the output bucket Celery keeps task states."""

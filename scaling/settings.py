@@ -48,7 +48,7 @@ def watched(environment: Mapping[str, str] = os.environ) -> list[Watched]:
                 queue_url=url,
                 group=group,
                 bucket=environment.get("CIS_OUTPUT_BUCKET", ""),
-                slots=int(number(environment, f"CIS_SCALING_SLOTS_{suffix}", 1)),
+                slots=_slots(environment, f"CIS_SCALING_SLOTS_{suffix}"),
                 service_s=number(environment, f"CIS_SCALING_SERVICE_S_{suffix}", SERVICE_S),
                 boot_s=number(environment, "CIS_SCALING_BOOT_S", BOOT_S),
             )
@@ -101,6 +101,13 @@ def news(environment: Mapping[str, str] = os.environ) -> News | None:
     """Where decisions and alarms are told: the topic ``CIS_TOPIC_SCALING``; None where unset."""
     topic = environment.get("CIS_TOPIC_SCALING", "")
     return News.to(topic) if topic else None
+
+
+def _slots(environment: Mapping[str, str], name: str) -> int:
+    slots = number(environment, name, 1)
+    if slots < 1 or slots != int(slots):
+        raise SettingsError(f"{name} is {slots:g}; it must be a whole number of at least 1.")
+    return int(slots)
 
 
 def number(environment: Mapping[str, str], name: str, otherwise: float) -> float:

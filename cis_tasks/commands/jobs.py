@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from cis_tasks.commands.parameters import parameter
-from cis_tasks.pipelines import PIPELINES
+from cis_tasks.pipelines import PIPELINES, find
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 JobName = Annotated[str, typer.Argument(help="Job id, or the name of a session.")]
@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
-    files: Annotated[list[str], typer.Argument(help="Local files or s3:// URLs of one job.")],
+    files: Annotated[list[str], typer.Argument(help="Local files or s3:// URLs.")],
     *,
     pipeline: Annotated[str, typer.Option(help=f"One of {', '.join(PIPELINES)}.")] = "spine",
     name: Annotated[str | None, typer.Option(help="Name of the job; else the file's.")] = None,
@@ -35,21 +35,32 @@ def submit(
     timeout: Annotated[float | None, typer.Option(help="Longest wait, in seconds.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Upload the files of one job and queue it. Exits 1 where the job fails under --wait."""
+    """Upload the files of one job and queue it. Exits 1 where the job fails under --wait.
+
+    Where a job of the pipeline has one file, as for images, each file is a job of its own.
+    """
     from cis_tasks.console import console, uploading
     from cis_tasks.submission import prepare, publish_jobs
 
     params = dict(parameter(text) for text in param or ())
+    each_its_own = len(find(pipeline).roles) == 1
+    batch = [[file] for file in files] if each_its_own else [files]
+    if len(batch) > 1 and (name or wait):
+        raise typer.BadParameter("--name and --wait are for one job.", param_hint="files")
     local = [Path(file) for file in files if not file.startswith("s3://")]
     with uploading(sum(path.stat().st_size for path in local if path.is_file())) as on_bytes:
-        job = prepare(pipeline, files, name=name, force=force, on_bytes=on_bytes, **params)
-    [submitted] = publish_jobs([job])
-    if submitted.error is not None:
-        raise submitted.error
-    if not wait:
-        console.print_json(json.dumps({"job_id": job.id})) if as_json else console.print(job.id)
+        jobs = [
+            prepare(pipeline, own, name=name, force=force, on_bytes=on_bytes, **params)
+            for own in batch
+        ]
+    for submitted in publish_jobs(jobs):
+        if submitted.error is not None:
+            raise submitted.error
+    if wait:
+        _wait(jobs[0].id, timeout, as_json)
         return
-    _wait(job.id, timeout, as_json)
+    for job in jobs:
+        console.print_json(json.dumps({"job_id": job.id})) if as_json else console.print(job.id)
 
 
 def status(

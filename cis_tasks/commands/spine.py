@@ -39,7 +39,7 @@ def spine(
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
     refine: Annotated[
         bool | None,
-        typer.Option(help="Refine corners on the pixels; slow without a GPU.", show_default=""),
+        typer.Option(help="Refine corners on the pixels; slow without a GPU.", show_default=False),
     ] = None,
     overlay: Annotated[bool, typer.Option(help="Draw the result on the video too.")] = False,
     param: Annotated[

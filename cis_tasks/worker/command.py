@@ -23,8 +23,13 @@ def pool_options(pipeline: Pipeline) -> list[str]:
     """Those that say how many jobs it does at a time, and in what; none where the default is."""
     if pipeline.pool == "process":
         return []
-    threads = settings().image_threads or _threads()
-    return ["-P", "threads", "-c", str(threads), "--prefetch-multiplier", str(AHEAD)]
+    threads = str(jobs_at_once(pipeline))
+    return ["-P", "threads", "-c", threads, "--prefetch-multiplier", str(AHEAD)]
+
+
+def jobs_at_once(pipeline: Pipeline) -> int:
+    """How many jobs a worker works on at the same time, on this machine."""
+    return 1 if pipeline.pool == "process" else settings().image_threads or _threads()
 
 
 def _threads() -> int:

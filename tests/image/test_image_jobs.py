@@ -21,6 +21,7 @@ import cis_tasks
 from cis_tasks.errors import PermanentError
 from cis_tasks.local.cloud import Cloud
 from support.cloud import MakeCloud, eventually
+from support.sessions import cis
 
 IMAGE_DOCS = Path(__file__).parents[2] / "docs/image.md"
 
@@ -182,6 +183,20 @@ def test_a_model_brought_along_as_documented_answers_the_job_that_names_it(
         with pytest.raises(PermanentError) as caught:
             cis_tasks.classify_image.delay(url, model=other).get(timeout=180)
         assert caught.value.code == code
+
+
+def test_files_on_the_command_line_are_jobs_of_their_own(
+    cloud_with_worker: Cloud, tmp_path: Path
+) -> None:
+    files = [tmp_path / "a cup.png", tmp_path / "a camera.png"]
+    for file, name in zip(files, ("coffee.png", "camera.png"), strict=True):
+        file.write_bytes(photo(name).read_bytes())
+    told = cis("submit", "--pipeline", "image", *map(str, files)).stdout.split()
+    assert len(set(told)) == 2
+    eventually(lambda: {"a cup", "a camera"} <= manifests(cloud_with_worker).keys())
+    found = [manifests(cloud_with_worker)[file.stem] for file in files]
+    assert [one["job_id"] for one in found] == told
+    assert [one["result"]["label"] for one in found] == ["espresso", "tripod"]
 
 
 def test_a_hundred_images_are_each_answered_once_and_the_queue_ends_empty(

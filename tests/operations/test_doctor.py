@@ -18,7 +18,10 @@ from cis_tasks.app import app
 from cis_tasks.broker.owners import HOST_TAG, INSTALLATION_TAG, PID_TAG, SEEN_TAG, STARTED_TAG
 from cis_tasks.local.cloud import Cloud
 from cis_tasks.operations.doctor import buckets, surroundings
-from support.cloud import forget
+from scaling.publisher import Publisher
+from scaling.reader import Clients
+from scaling.settings import watched
+from support.cloud import MakeCloud, forget
 from support.sessions import cis, cis_json
 
 Break = Callable[[Cloud], Any]
@@ -32,7 +35,12 @@ def examined(*only: str) -> dict[str, dict[str, str]]:
     return {finding["check"]: finding for finding in found}
 
 
-def test_a_good_installation_has_no_findings(cloud_of_module: Cloud) -> None:
+def test_a_good_installation_has_no_findings(
+    cloud_of_module: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_quotas(monkeypatch, 1000)
+    assert "CIS/Scaling" in examined("scaling")["scaling.freshness"]["what"]  # nobody publishes
+    Publisher(watched(), Clients.make()).tick()
     s3, rule = boto3.client("s3"), {"ID": "x", "Status": "Enabled", "Expiration": {"Days": 30}}
     s3.put_bucket_lifecycle_configuration(
         Bucket=cloud_of_module.stack.output_bucket,
@@ -287,6 +295,8 @@ class Group:
 def test_scaling_is_followed_from_the_metric_to_the_group(
     cloud_of_module: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("CIS_GROUPS", "another")
+    forget()
     assert examined("scaling") == {}  # no group stands
     group = Group(cloud_of_module.stack.name)
     monkeypatch.setenv("CIS_GROUPS", f"another,{group.named['AutoScalingGroupName']}")
@@ -318,6 +328,18 @@ class Quotas:
         return {"Quota": {"QuotaName": "Running G and VT instances", "Value": self.allowed}}
 
 
+def answer_quotas(monkeypatch: pytest.MonkeyPatch, allowed: float) -> None:
+    real, quotas = aws.client, Quotas(allowed)
+    monkeypatch.setattr(
+        aws, "client", lambda service: quotas if service == "service-quotas" else real(service)
+    )
+
+
+def test_a_group_that_the_publisher_sets_needs_no_policy(make_cloud: MakeCloud) -> None:
+    with make_cloud({"ScalingPolicy": "slo"}):
+        assert "scaling.wiring" not in examined("scaling")
+
+
 @pytest.mark.parametrize(("allowed", "level"), [(0, "error"), (4, "warning"), (1000, None)])
 def test_a_quota_below_the_maximum_of_the_groups_is_found(
     cloud_of_module: Cloud, monkeypatch: pytest.MonkeyPatch, allowed: float, level: str | None
@@ -326,10 +348,7 @@ def test_a_quota_below_the_maximum_of_the_groups_is_found(
     Group(name, "g6.xlarge")
     monkeypatch.setenv("CIS_GROUPS", name)
     forget()
-    real, quotas = aws.client, Quotas(allowed)
-    monkeypatch.setattr(
-        aws, "client", lambda service: quotas if service == "service-quotas" else real(service)
-    )
+    answer_quotas(monkeypatch, allowed)
     try:
         found = examined("quotas")
     finally:

@@ -310,6 +310,16 @@ def test_explain_without_a_group_says_what_to_set(spine: Watched) -> None:
     [
         {"CIS_SCALING_GROUP_SPINE": "g"},
         {"CIS_SCALING_GROUP_SPINE": "g", "CIS_QUEUE_URL_SPINE": "u", "CIS_SCALING_BOOT_S": "soon"},
+        {
+            "CIS_SCALING_GROUP_SPINE": "g",
+            "CIS_QUEUE_URL_SPINE": "u",
+            "CIS_SCALING_SLOTS_SPINE": "0",
+        },
+        {
+            "CIS_SCALING_GROUP_IMAGE": "g",
+            "CIS_QUEUE_URL_IMAGE": "u",
+            "CIS_SCALING_SLOTS_IMAGE": ".5",
+        },
     ],
 )
 def test_environment_that_makes_no_sense_is_refused(variables: dict[str, str]) -> None:

@@ -29,7 +29,7 @@ from cis_tasks.local.fleet.server import Server
 from cis_tasks.local.process import Process
 from cis_tasks.local.workers import Worker
 from cis_tasks.pipelines import PIPELINES, find
-from cis_tasks.worker.command import pool_options
+from cis_tasks.worker.command import jobs_at_once, pool_options
 from scaling.alarms import State
 from scaling.backlog import Backlog, read_backlog
 from scaling.group import set_desired
@@ -199,10 +199,14 @@ class Fleet:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that lead to the cloud and to the fleet's Auto Scaling API."""
+        """The variables that lead to the cloud and the fleet's API, and tell how it is scaled."""
+        slots = {f"CIS_SCALING_SLOTS_{n.upper()}": str(jobs_at_once(find(n))) for n in self.groups}
         return {
             **self.cloud.environment,
+            **slots,
             "AWS_ENDPOINT_URL_AUTO_SCALING": self._server.endpoint,
+            "CIS_SCALING_POLICY": self.options.policy,
+            "CIS_SCALING_BOOT_S": str(self.options.pace.boot_s + 5.0),
         }
 
     def instances(self, pipeline: str) -> list[Instance]:
@@ -388,11 +392,10 @@ class Fleet:
         command = [sys.executable, "-m", "cis_tasks", "scaling", "publish", "--high-resolution"]
         command += ["--every", str(pace.publish_s), "--policy", self.options.policy]
         environment = self._inherited(1)
-        learned = {"CIS_SCALING_BOOT_S": str(pace.boot_s + 5.0)}
         return Process(
             command,
             log=self.cloud.state / "publisher.log",
-            env={**environment, **learned, **self.options.variables, **others},
+            env={**environment, **self.options.variables, **others},
         )
 
     def _launch(self, instance: Instance) -> Worker:

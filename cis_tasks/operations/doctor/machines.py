@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,7 +12,8 @@ from cis_tasks.operations.doctor.installation import Installation
 from cis_tasks.operations.doctor.registry import Level, Problem, check
 
 FRESH_S = 900.0
-TAG = "cis-tasks:pipeline"
+GROUP_VARIABLE = "CIS_SCALING_GROUP_"
+TAG, POLICY_TAG = "cis-pipeline", "cis-policy"
 VCPU_QUOTAS = (  # "Running On-Demand … instances"; spot machines have quotas of their own
     ("g", "L-DB2E81BA"),
     ("p", "L-417A185B"),
@@ -20,8 +22,9 @@ BLOCKING = {"Launch", "Terminate", "AlarmNotification"}
 
 
 def _groups(installation: Installation) -> list[Mapping[str, Any]]:
-    """The installation's groups: those that CIS_GROUPS names, else those with our tag."""
+    """The installation's groups: those that the environment names, else those with our tag."""
     wanted = {name.strip() for name in installation.settings.groups.split(",") if name.strip()}
+    wanted = wanted or {v for k, v in os.environ.items() if k.startswith(GROUP_VARIABLE) and v}
     pages = aws.client("autoscaling").get_paginator("describe_auto_scaling_groups")
     groups = [group for page in pages.paginate() for group in page["AutoScalingGroups"]]
     if wanted:
@@ -76,7 +79,7 @@ def wiring(installation: Installation) -> Iterator[Problem]:
     for each in groups:
         name = each["AutoScalingGroupName"]
         policies = _policies(name)
-        if not policies:
+        if not policies and not _is_set_by_publisher(each):
             yield (
                 Level.ERROR,
                 f"The group {name} has no scaling policy.",
@@ -92,6 +95,12 @@ def wiring(installation: Installation) -> Iterator[Problem]:
                     "The policy is never carried out.",
                     "Name the policy in the AlarmActions of its alarm, with actions enabled.",
                 )
+
+
+def _is_set_by_publisher(group: Mapping[str, Any]) -> bool:
+    """Whether our publisher sets its capacity, as under the policy ``slo``."""
+    tags = {tag["Key"]: tag.get("Value") for tag in group.get("Tags", [])}
+    return tags.get(POLICY_TAG) == "slo"
 
 
 @check("scaling.freshness")
