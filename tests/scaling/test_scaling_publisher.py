@@ -26,6 +26,7 @@ from scaling.service import ServiceTimes
 from scaling.settings import policy_for, watched
 from support.cloud import eventually
 
+NAMED = {"CIS_SCALING_GROUP_SPINE": "g", "CIS_QUEUE_URL_SPINE": "u"}
 SLO = {"CIS_SCALING_POLICY": "slo", "CIS_SCALING_WAIT_S": "60"}
 
 
