@@ -18,6 +18,7 @@ from cis_tasks.local.emulator import free_port
 from cis_tasks.local.environment import HOST, past_proxies, to_emulator, without
 from cis_tasks.local.process import Process
 
+SERVER = Path(__file__).with_name("moto_server.py")
 START_TIMEOUT_S = 60.0
 PORT_ATTEMPTS = 5
 
@@ -42,7 +43,8 @@ class Moto:
         deadline = time.monotonic() + START_TIMEOUT_S
         for _ in range(PORT_ATTEMPTS):  # between choosing a port and binding it, others may
             port = free_port()
-            command = [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(port)]
+            # -P: beside the server lies a module of the name of moto
+            command = [sys.executable, "-P", str(SERVER), "-H", HOST, "-p", str(port)]
             self.process = Process(command, log=self.log, env=env)
             while self.process.running and time.monotonic() < deadline:
                 if answers(f"http://{HOST}:{port}") and self.process.running:
