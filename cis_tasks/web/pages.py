@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from cis_tasks.pipelines import PIPELINES
 from cis_tasks.web.guard import TierOf
 from cis_tasks.web.problems import Problem
+from cis_tasks.web.results import MAX_INLINE
 
 MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -49,6 +50,7 @@ async def about(tier: TierOf) -> Response:
             "flower": tier.settings.flower_url,
             "max_body_bytes": tier.settings.max_body_bytes,
             "max_upload_bytes": tier.settings.max_upload_bytes,
+            "max_inline_bytes": MAX_INLINE,
             "pipelines": {
                 name: {
                     role.name: {"suffixes": role.suffixes, "required": role.required}

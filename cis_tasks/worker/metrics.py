@@ -6,17 +6,23 @@ No metric has the name of a session in it: labels are pipelines, outcomes and AP
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
 from prometheus_client.registry import Collector
 
 from cis_tasks import emf
 from cis_tasks.call_metrics import CallLines, Calls
 from cis_tasks.pipelines import PIPELINES
 from cis_tasks.worker import probes
+from cis_tasks.worker.figures import Figures, figures
+from cis_tasks.worker.gpus import Gpu
 from cis_tasks.worker.tally import Ended
 
 if TYPE_CHECKING:
@@ -24,14 +30,18 @@ if TYPE_CHECKING:
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1800)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+OF_A_GPU: tuple[tuple[str, str, Callable[[Gpu], float]], ...] = (
+    ("utilization", "Share of time in which any kernel ran, 0 to 1.", lambda gpu: gpu.utilization),
+    ("memory_used_bytes", "Memory in use.", lambda gpu: gpu.memory_used_bytes),
+    ("memory_bytes", "Memory that there is.", lambda gpu: gpu.memory_bytes),
+    ("power_watts", "Power drawn.", lambda gpu: gpu.power_w),
+    ("temperature_celsius", "Temperature of the chip.", lambda gpu: gpu.temperature_c),
+)
 
 registry = CollectorRegistry()
 jobs = Counter("cis_jobs", "Attempts that ended.", ["pipeline", "outcome"], registry=registry)
 seconds = Histogram(
     "cis_job_seconds", "How long they ran.", ["pipeline"], buckets=SECONDS, registry=registry
-)
-batches = Histogram(
-    "cis_batch_size", "Items that a device was given at once.", buckets=SIZES, registry=registry
 )
 started = Gauge("cis_started_time_seconds", "When this worker started.", registry=registry)
 started.set(time.time())
@@ -51,8 +61,55 @@ class Vitals(Collector):
         yield GaugeMetricFamily("cis_ready", "1 where it can take jobs.", float(health.ready))
 
 
+class Images(Collector):
+    """What a process has classified, and the machine's GPUs, read when it is asked for."""
+
+    def __init__(self, source: Figures = figures) -> None:
+        """Read from ``source``."""
+        self._source = source
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics."""
+        seen = self._source.snapshot()
+        yield CounterMetricFamily("cis_image_images", "Images classified.", seen.images)
+        yield CounterMetricFamily(
+            "cis_image_failures", "Jobs without an answer because of their input.", seen.failures
+        )
+        yield GaugeMetricFamily(
+            "cis_image_images_per_second", "In the last minute.", seen.images_per_s
+        )
+        yield GaugeMetricFamily(
+            "cis_image_busy_devices", "Devices that run a batch, mean of a minute.", seen.busy
+        )
+        yield _sizes(seen.batches)
+        yield from _gpus(seen.gpus)
+
+
+def _sizes(batches: dict[int, int]) -> Metric:
+    """How many batches had how many items, as Prometheus's cumulative buckets."""
+    upto = [
+        (f"{limit:.1f}", float(sum(n for size, n in batches.items() if size <= limit)))
+        for limit in SIZES
+    ]
+    return HistogramMetricFamily(
+        "cis_batch_size",
+        "Items that a device was given at once.",
+        buckets=[*upto, ("+Inf", float(sum(batches.values())))],
+        sum_value=float(sum(size * n for size, n in batches.items())),
+    )
+
+
+def _gpus(gpus: tuple[Gpu, ...]) -> Iterator[Metric]:
+    for name, what, read in OF_A_GPU if gpus else ():
+        family = GaugeMetricFamily(f"cis_gpu_{name}", what, labels=["gpu"])
+        for gpu in gpus:
+            family.add_metric([str(gpu.index)], read(gpu))
+        yield family
+
+
 registry.register(Vitals())
 registry.register(Calls())
+registry.register(Images())
 
 
 def page() -> bytes:
@@ -65,11 +122,6 @@ def count(ended: Ended) -> None:
     pipeline = pipeline_of(ended.task)
     jobs.labels(pipeline, ended.outcome).inc()
     seconds.labels(pipeline).observe(ended.seconds)
-
-
-def observe_batch(size: int, _seconds: float = 0.0) -> None:
-    """Count a batch; an observer for the micro-batcher."""
-    batches.observe(size)
 
 
 def pipeline_of(task: str) -> str:

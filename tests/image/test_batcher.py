@@ -8,9 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
 from cis_tasks.worker.batcher import MicroBatcher
-from cis_tasks.worker.figures import Figures, prometheus
+from cis_tasks.worker.figures import Figures
+from cis_tasks.worker.gpus import Gpu
+from cis_tasks.worker.metrics import Images
 from support.cloud import eventually
 
 
@@ -142,20 +146,30 @@ def test_figures_tell_rates_of_the_last_minute_and_totals_since_the_start() -> N
     assert seen.to_dict()["batches"] == {"8": 2, "32": 1}
 
 
-def test_figures_are_metrics_that_prometheus_reads() -> None:
-    from prometheus_client.parser import text_string_to_metric_families
-
-    figures = Figures()
+def test_figures_are_metrics_that_prometheus_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = tuple(Gpu(index, "H100", 0.25, 3 << 30, 80 << 30, 310.5, 61.0) for index in (0, 1))
+    monkeypatch.setattr("cis_tasks.worker.figures.read_gpus", lambda: gpus)
+    now = 0.0
+    figures = Figures(clock=lambda: now)
+    now = 10.0
     figures.batch(4, 0.1)
     figures.batch(32, 0.2)
-    families = {
-        family.name: {
-            (sample.name, sample.labels.get("le")): sample.value for sample in family.samples
-        }
-        for family in text_string_to_metric_families(prometheus(figures.snapshot()))
+    figures.failure()
+    registry = CollectorRegistry()
+    registry.register(Images(figures))
+    samples = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(generate_latest(registry).decode())
+        for sample in family.samples
     }
-    assert families["cis_image_images"]["cis_image_images_total", None] == 36
-    sizes = families["cis_image_batch_size"]
-    assert sizes["cis_image_batch_size_bucket", "16"] == 1
-    assert sizes["cis_image_batch_size_bucket", "+Inf"] == 2
-    assert sizes["cis_image_batch_size_sum", None] == 36
+    assert samples["cis_image_images_total",] == 36
+    assert samples["cis_image_failures_total",] == 1
+    assert samples["cis_image_images_per_second",] == pytest.approx(3.6)
+    assert samples["cis_image_busy_devices",] == pytest.approx(0.03)
+    assert [samples["cis_batch_size_bucket", size] for size in ("2.0", "4.0", "16.0", "32.0")] == [
+        *(0, 1, 1, 2)
+    ]
+    assert samples["cis_batch_size_bucket", "+Inf"] == samples["cis_batch_size_count",] == 2
+    assert samples["cis_batch_size_sum",] == 36
+    assert samples["cis_gpu_power_watts", "1"] == 310.5
+    assert samples["cis_gpu_utilization", "0"] == 0.25

@@ -7,19 +7,23 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import boto3
+import httpx
 import pytest
 from photos import PHOTOS, encoded, jpeg, photo
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
 import cis_tasks
 from cis_tasks.errors import PermanentError
 from cis_tasks.local.cloud import Cloud
+from cis_tasks.local.emulator import free_port
+from cis_tasks.local.webtier import web_tier
 from support.cloud import MakeCloud, eventually
 from support.sessions import cis
 
@@ -27,10 +31,34 @@ IMAGE_DOCS = Path(__file__).parents[2] / "docs/image.md"
 
 
 @pytest.fixture(scope="module")
-def cloud_with_worker(make_cloud: MakeCloud) -> Iterator[Cloud]:
+def port() -> int:
+    """Of the worker's health and metrics."""
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def cloud_with_worker(make_cloud: MakeCloud, port: int) -> Iterator[Cloud]:
     with make_cloud() as cloud:
-        cloud.add_workers(1, "image")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CIS_HEALTH_PORT", str(port))
+            cloud.add_workers(1, "image")
         yield cloud
+
+
+@pytest.fixture(scope="module")
+def metrics_of_worker(port: int) -> Callable[[], dict[str, float]]:
+    """What its page for Prometheus says: sample → value, of those without labels."""
+
+    def read() -> dict[str, float]:
+        page = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=60, trust_env=False).text
+        return {
+            sample.name: sample.value
+            for family in text_string_to_metric_families(page)
+            for sample in family.samples
+            if not sample.labels
+        }
+
+    return read
 
 
 def upload(cloud: Cloud, files: dict[str, bytes]) -> None:
@@ -199,9 +227,47 @@ def test_files_on_the_command_line_are_jobs_of_their_own(
     assert [one["result"]["label"] for one in found] == ["espresso", "tripod"]
 
 
-def test_a_hundred_images_are_each_answered_once_and_the_queue_ends_empty(
+def test_photographs_posted_over_http_are_answered_with_their_class_and_kept(
     cloud_with_worker: Cloud,
 ) -> None:
+    whole = jpeg("coffee.png")
+    with (
+        web_tier(cloud_with_worker) as url,
+        httpx.Client(base_url=url, timeout=180, trust_env=False) as client,
+    ):
+        for file in ("chelsea.png", "coffee.png", "china.jpg"):
+            name = f"posted {file}"
+            answer = client.post("/", files={"myfile": (name, photo(file).read_bytes())})
+            assert answer.status_code == 200
+            assert answer.text in PHOTOS[file]
+            manifest, text = kept(cloud_with_worker, name)
+            assert manifest["status"] == "succeeded"
+            assert manifest["result"]["label"] == answer.text
+            assert text == f"({name}, {answer.text})\n"
+        refused = client.post("/", files={"myfile": ("cut.jpg", whole[: len(whole) // 2])})
+        assert 400 <= refused.status_code < 500
+        assert refused.headers["content-type"] == "text/plain; charset=utf-8"
+        assert "cut.jpg" in refused.text
+        assert len(refused.text.splitlines()) == 1
+    eventually(lambda: drained(cloud_with_worker))
+
+
+def kept(cloud: Cloud, file: str) -> tuple[dict[str, Any], str]:
+    """The manifest of the job of one file that was posted, and its text beside it."""
+    stem = file.rpartition(".")[0]
+    [(key, text)] = [
+        (key, body.decode())
+        for key, body in objects(cloud, ".txt").items()
+        if key.endswith(f"/{stem}.txt")
+    ]
+    manifest = objects(cloud, "/manifest.json")[f"{key.rpartition('/')[0]}/manifest.json"]
+    return json.loads(manifest), text
+
+
+def test_a_hundred_images_are_each_answered_once_and_the_queue_ends_empty(
+    cloud_with_worker: Cloud, metrics_of_worker: Callable[[], dict[str, float]]
+) -> None:
+    before = metrics_of_worker()
     sure = [name for name in PHOTOS if name != "rocket.jpg"]  # which looks like others when small
     bodies = {name: small(name) for name in sure}
     names = [sure[i % len(sure)] for i in range(100)]
@@ -221,6 +287,11 @@ def test_a_hundred_images_are_each_answered_once_and_the_queue_ends_empty(
     [figures] = [worker["image"] for worker in stats.values()]
     assert figures["images"] >= 100
     assert figures["failures"] >= 1
+    after = metrics_of_worker()
+    for name in ("cis_image_images_total", "cis_batch_size_sum"):
+        assert after[name] - before[name] == 100
+    assert after["cis_image_failures_total"] - before["cis_image_failures_total"] == 1
+    assert after["cis_image_images_per_second"] > 0
 
 
 def test_a_killed_worker_s_images_are_classified_by_the_next(make_cloud: MakeCloud) -> None:

@@ -90,6 +90,14 @@ def test_a_dropped_image_shows_its_class_and_stands_in_the_list(page: Page) -> N
     )
 
 
+def test_an_image_is_done_even_where_its_results_cannot_be_shown(page: Page) -> None:
+    page.route("**/v1/results/*", lambda route: route.fulfill(status=200, body="<a proxy's page>"))
+    drop(page, "behind.png", picture(85))
+    card = page.get_by_role("article", name="behind.png")
+    expect(card.locator(".error")).to_contain_text("The results cannot be shown: ")
+    expect(card.locator(".state")).to_have_text("Done")
+
+
 def test_an_image_that_is_refused_says_why(page: Page) -> None:
     drop(page, "red.png", picture(81, refused=True))
     card = page.get_by_role("article", name="red.png")
@@ -144,33 +152,95 @@ def test_it_is_dark_where_that_is_wanted(page: Page) -> None:
     assert max(int(part) for part in re.findall(r"\d+", ground)[:3]) < 60
 
 
-def test_a_session_goes_straight_to_s3_and_shows_its_angles(
-    page: Page, tier: Running, tmp_path: Path
-) -> None:
-    files = {"walk.csv": b"t,x\n0,1\n", "walk.json": b"{}", "walk.mp4": b"video"}
-    for name, data in files.items():
-        (tmp_path / name).write_bytes(data)
+@pytest.fixture(scope="module")
+def spine_worker(tier: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
     worker = Worker(
         "spine",
         "CIS_Data_load_in_fifo.fifo",
         environment=environment_of(tier.cloud),
-        folder=tmp_path,
+        folder=tmp_path_factory.mktemp("spine"),
         app="telling_app",
     )
-    try:
-        page.set_input_files("#files", [tmp_path / "walk.csv"])
-        expect(page.get_by_role("alert")).to_contain_text("needs its video too")
-        page.set_input_files("#files", [tmp_path / name for name in files])
-        expect(page.locator(".plot svg")).to_have_count(2)
-        expect(page.locator("table")).to_contain_text("passed")
-        expect(page.get_by_role("link", name="report.html")).to_be_visible()
-        described = page.locator(".plot svg").first.get_attribute("aria-label")
-        assert described == (
-            "Angles of sacrum – L1 over time: flexion from -10 to 10 degrees, "
-            "lateral from 0 to 2 degrees, axial unknown"
-        )
-    finally:
-        worker.kill()
+    yield worker
+    worker.kill()
+
+
+def session(folder: Path, name: str, recording: bytes) -> list[Path]:
+    """The files of a session, in a folder."""
+    files = {f"{name}.csv": recording, f"{name}.json": b"{}", f"{name}.mp4": b"video"}
+    for file, data in files.items():
+        (folder / file).write_bytes(data)
+    return [folder / file for file in files]
+
+
+ANGLES = (
+    "Angles of sacrum – L1 over time: flexion from -10 to 10 degrees, "
+    "lateral from 0 to 2 degrees, axial unknown"
+)
+
+
+@pytest.mark.usefixtures("spine_worker")
+def test_a_session_goes_straight_to_s3_and_shows_its_angles(page: Page, tmp_path: Path) -> None:
+    files = session(tmp_path, "walk", b"t,x\n0,1\n")
+    page.set_input_files("#files", files[:1])
+    expect(page.get_by_role("alert")).to_contain_text("needs its video too")
+    page.set_input_files("#files", files)
+    expect(page.locator(".plot svg")).to_have_count(2)
+    expect(page.locator("table")).to_contain_text("passed")
+    expect(page.get_by_role("link", name="report.html")).to_be_visible()
+    assert page.locator(".plot svg").first.get_attribute("aria-label") == ANGLES
+
+
+@pytest.mark.usefixtures("spine_worker")
+def test_a_long_session_is_drawn_with_few_points_and_all_its_peaks(
+    page: Page, tmp_path: Path
+) -> None:
+    page.set_input_files("#files", session(tmp_path, "hour", b"rows,150000\n"))
+    expect(page.locator(".plot svg")).to_have_count(2)
+    assert page.locator(".plot svg").first.get_attribute("aria-label") == ANGLES
+    drawn = page.locator(".plot path.flexion").first.get_attribute("d") or ""
+    points = re.findall(r"[ML]([\d.]+) ([\d.]+)", drawn)
+    assert 1000 < len(points) <= 2000
+    grid = (
+        page.locator(".plot svg")
+        .first.locator("line")
+        .evaluate_all("lines => lines.map((line) => Number(line.getAttribute('y1')))")
+    )
+    heights = [float(y) for _, y in points]
+    assert (min(heights), max(heights)) == pytest.approx((min(grid), max(grid)), abs=0.1)
+    assert float(points[-1][0]) == pytest.approx(632, abs=2)  # to the end of the plot
+
+
+@pytest.mark.usefixtures("spine_worker")
+def test_a_session_too_long_to_draw_shows_its_quality_and_its_report(
+    page: Page, tmp_path: Path
+) -> None:
+    page.set_input_files("#files", session(tmp_path, "day", b"rows,400000\n"))
+    card = page.get_by_role("article", name="day.csv")
+    expect(card.locator(".rest")).to_contain_text(
+        "angles.csv has 19 MiB, and the page draws up to 16"
+    )
+    expect(card.locator(".state")).to_have_text("Done")
+    expect(card.locator("table")).to_contain_text("passed")
+    expect(card.get_by_role("link", name="report.html")).to_be_visible()
+    expect(card.locator(".plot")).to_have_count(0)
+    page.get_by_role("searchbox").fill("day")
+    expect(page.locator("#list .line")).to_have_count(1)
+    page.locator("#list .line").click()
+    expect(page.get_by_role("dialog")).to_contain_text("angles.csv has 19 MiB")
+
+
+@pytest.mark.usefixtures("spine_worker")
+def test_a_session_whose_angles_cannot_be_read_is_done_all_the_same(
+    page: Page, tmp_path: Path
+) -> None:
+    nothing = {"status": 200, "content_type": "application/octet-stream", "body": "<cut off>"}
+    page.route("**/files/angles.csv", lambda route: route.fulfill(**nothing))
+    page.set_input_files("#files", session(tmp_path, "fog", b"t,x\n0,2\n"))
+    card = page.get_by_role("article", name="fog.csv")
+    expect(card.locator(".rest")).to_contain_text("No plots here: angles.csv")
+    expect(card.locator(".state")).to_have_text("Done")
+    expect(card.locator("table")).to_contain_text("passed")
 
 
 def test_it_asks_for_a_token_where_one_is_needed(

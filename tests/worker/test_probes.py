@@ -13,7 +13,7 @@ from celery.worker import state
 from cis_tasks import trace_context
 from cis_tasks.broker import leases
 from cis_tasks.broker.flush import JobQueue
-from cis_tasks.worker import metrics, probes, vitals
+from cis_tasks.worker import probes, vitals
 from cis_tasks.worker.probes import Reading
 from support.cloud import eventually
 
@@ -95,12 +95,6 @@ def test_a_cold_model_is_live_and_not_ready() -> None:
         assert probes.examine().ready
     finally:
         probes.forget("model")
-
-
-def test_batches_are_counted() -> None:
-    before = metrics.registry.get_sample_value("cis_batch_size_sum") or 0
-    metrics.observe_batch(8, 0.1)
-    assert metrics.registry.get_sample_value("cis_batch_size_sum") == before + 8
 
 
 @pytest.mark.parametrize(

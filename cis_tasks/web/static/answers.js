@@ -11,6 +11,7 @@ export const states = {
   cancelled: "Cancelled",
 };
 const AXES = ["flexion", "lateral", "axial"];
+const MAX_POINTS = 2000; // of a line; the picture is a third as many pixels wide
 
 export function el(name, attributes = {}, ...children) {
   const made = document.createElement(name);
@@ -26,8 +27,9 @@ function svg(name, attributes = {}, ...children) {
   return made;
 }
 
-// Elements that show a job's answer; with its input where the page has not got it.
-export async function answer(job, withInput) {
+// Elements that show a job's answer; with its input where the page has not got it. `maxInline` is
+// the size in bytes up to which the server passes a result file on.
+export async function answer(job, maxInline, withInput) {
   if (["queued", "running", "retrying"].includes(job.status)) {
     return [el("p", { class: "hint" }, `${states[job.status]}. ${job.stage} ${job.note}`)];
   }
@@ -41,8 +43,8 @@ export async function answer(job, withInput) {
     if (withInput) shown.push(el("img", { src: results.inputs[0].url, alt: job.name }));
     if (results.result.top) shown.push(...classes(results.result));
   } else {
-    const csv = results.outputs.some((file) => file.name === "angles.csv");
-    if (csv) shown.push(...plots(await text(`${job.links.results}/files/angles.csv`)));
+    const csv = results.outputs.find((file) => file.name === "angles.csv");
+    if (csv) shown.push(...(await angles(job, csv, maxInline)));
     if (results.result.gates?.length) shown.push(quality(results.result));
   }
   shown.push(files(results));
@@ -71,11 +73,28 @@ function percent(share) {
   return share < 0.01 ? "< 1 %" : `${Math.round(100 * share)} %`;
 }
 
-// Angles over time, one plot per pair of segments
+// Angles over time, one plot per pair of segments; without a picture the answer is still one.
+
+async function angles(job, file, maxInline) {
+  if (file.size > maxInline) {
+    const mib = (bytes) => `${Math.ceil(bytes / 2 ** 20)} MiB`;
+    return [unplotted(`${file.name} has ${mib(file.size)}, and the page draws up to ${mib(maxInline)}.`)];
+  }
+  try {
+    return plots(await text(`${job.links.results}/files/${file.name}`));
+  } catch (error) {
+    return [unplotted(`${file.name} cannot be drawn: ${error.message}`)];
+  }
+}
+
+function unplotted(why) {
+  return el("p", { class: "hint" }, `No plots here: ${why} All angles are in the files below.`);
+}
 
 function plots(csv) {
   const [head, ...lines] = csv.trim().split("\n").map((one) => one.split(","));
   const column = (name) => head.indexOf(name);
+  if (column("time_s") < 0 || !lines.length) throw new Error("it holds no angles.");
   const pairs = new Map();
   for (const line of lines) {
     const pair = `${line[column("caudal")]} – ${line[column("cranial")]}`;
@@ -95,13 +114,13 @@ function number(text) {
 
 function plot(pair, rows) {
   const [width, height, left, bottom] = [640, 180, 38, 20];
-  const known = rows.flatMap((row) => row.values).filter(Number.isFinite);
-  const [low, high] = [Math.min(0, ...known), Math.max(0, ...known)];
+  const extents = AXES.map((_, index) => extent(rows, index));
+  const [low, high] = extents.flat().reduce(([least, most], v) => [Math.min(least, v), Math.max(most, v)], [0, 0]);
   const [from, to] = [rows[0].t, rows.at(-1).t];
   const x = (t) => left + ((t - from) / (to - from || 1)) * (width - left - 8);
   const y = (v) => 10 + ((high - v) / (high - low || 1)) * (height - bottom - 16);
   const step = tick(high - low);
-  const drawn = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": described(pair, rows) });
+  const drawn = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": described(pair, extents) });
   for (let v = Math.ceil(low / step) * step; v <= high; v += step) {
     drawn.append(
       svg("line", { class: "grid", x1: left, x2: width - 8, y1: y(v), y2: y(v) }),
@@ -115,7 +134,7 @@ function plot(pair, rows) {
   AXES.forEach((axis, index) => {
     let path = "";
     let pen = "M";
-    for (const row of rows) {
+    for (const row of thinned(rows, index)) {
       if (!Number.isFinite(row.values[index])) {
         pen = "M"; // a gap stays a gap
         continue;
@@ -132,11 +151,43 @@ function tick(range) {
   return [1, 2, 5, 10, 20, 50, 100].find((step) => range / step <= 5) ?? 200;
 }
 
-function described(pair, rows) {
+// The least and the greatest of an axis; nothing where it is unknown throughout.
+function extent(rows, index) {
+  let [low, high] = [Infinity, -Infinity];
+  for (const { values } of rows) {
+    if (values[index] < low) low = values[index];
+    if (values[index] > high) high = values[index];
+  }
+  return low <= high ? [low, high] : [];
+}
+
+// As many rows as a line may have: of each short run of rows the lowest and the highest, so that
+// no peak is lost. A gap as long as a run stays a gap; shorter ones are less than a pixel.
+function thinned(rows, index) {
+  if (rows.length <= MAX_POINTS) return rows;
+  const runs = MAX_POINTS / 2;
+  const kept = [];
+  for (let run = 0; run < runs; run += 1) {
+    const from = Math.floor((run * rows.length) / runs);
+    const to = Math.floor(((run + 1) * rows.length) / runs);
+    let [lowest, highest] = [-1, -1];
+    for (let i = from; i < to; i += 1) {
+      const value = rows[i].values[index];
+      if (!Number.isFinite(value)) continue;
+      if (lowest < 0 || value < rows[lowest].values[index]) lowest = i;
+      if (highest < 0 || value > rows[highest].values[index]) highest = i;
+    }
+    if (lowest < 0) kept.push(rows[from]);
+    else kept.push(...[...new Set([lowest, highest])].sort((a, b) => a - b).map((i) => rows[i]));
+  }
+  return kept;
+}
+
+function described(pair, extents) {
   const ranges = AXES.map((axis, index) => {
-    const values = rows.map((row) => row.values[index]).filter(Number.isFinite);
-    if (!values.length) return `${axis} unknown`;
-    return `${axis} from ${Math.min(...values).toFixed(0)} to ${Math.max(...values).toFixed(0)} degrees`;
+    const [low, high] = extents[index];
+    if (low === undefined) return `${axis} unknown`;
+    return `${axis} from ${low.toFixed(0)} to ${high.toFixed(0)} degrees`;
   });
   return `Angles of ${pair} over time: ${ranges.join(", ")}`;
 }

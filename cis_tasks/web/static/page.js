@@ -138,13 +138,23 @@ async function follow(shown, submit) {
       }
       if (job.stage && job.fraction) stages.lastChild.textContent = `${job.stage} ${Math.round(100 * job.fraction)} %`;
     }
-    shown.rest.replaceChildren(...(await answer(job)));
+    await showAnswer(shown.rest, job);
   } catch (error) {
     setState(shown, "failed", "Not done");
     shown.rest.replaceChildren(el("p", { class: "error" }, error.message));
     if (error.status === 401) askForToken(true);
   }
   list();
+}
+
+// Of a job that has ended: what it came to stays said, whatever hinders the showing.
+async function showAnswer(rest, job) {
+  try {
+    rest.replaceChildren(...(await answer(job, settings.max_inline_bytes)));
+  } catch (error) {
+    rest.replaceChildren(el("p", { class: "error" }, `The results cannot be shown: ${error.message}`));
+    if (error.status === 401) askForToken(true);
+  }
 }
 
 // The list
@@ -195,7 +205,7 @@ async function open(job) {
   $("job").showModal();
   try {
     const full = await api(job.links.self);
-    $("job-body").replaceChildren(...(await answer(full, true)), facts(full));
+    $("job-body").replaceChildren(...(await answer(full, settings.max_inline_bytes, true)), facts(full));
   } catch (error) {
     $("job-body").replaceChildren(el("p", { class: "error" }, error.message));
   }
