@@ -12,7 +12,6 @@ TIME, SENSOR = "timestamp_s", "sensor_id"
 GYR = ("gyr_x", "gyr_y", "gyr_z")
 ACC = ("acc_x", "acc_y", "acc_z")
 CANONICAL = frozenset({TIME, SENSOR, *GYR})
-QUANTITIES = ("time", "counter", "sensor", *GYR, *ACC)
 PLACEHOLDER = "{sensor}"
 
 _SENSOR_NAMES = frozenset(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -24,8 +23,6 @@ from cis_tasks.spine.readers.tables import COLUMNS_HINT, Table
 from cis_tasks.spine.readers.vendors import Export, describe
 from cis_tasks.spine.recording import Floats
 from cis_tasks.spine.rig import RecordingForm
-
-Kind = Literal["time", "gyr", "acc"]
 
 
 @dataclass(frozen=True)
