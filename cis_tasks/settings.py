@@ -13,6 +13,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from cis_tasks.errors import SettingsError
 from cis_tasks.pipelines import PIPELINES
 
+WEB_PREFIX = "celery/web/"
+"""Where in the output bucket the web tier notes jobs and webhooks."""
+
 
 class Settings(BaseSettings):
     """What differs from one installation to another; each field is read from ``CIS_<FIELD>``."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.markup import escape
 
 from cis_tasks.errors import PermanentError
 from cis_tasks.pipelines import PIPELINES, Pipeline, find
+
+if TYPE_CHECKING:
+    from cis_tasks.operations.forget import Traces
 
 PANEL = "Operations"
 
@@ -267,22 +270,27 @@ def forget(
 ) -> None:
     """Delete every input, output, version, state and dead letter of a name, and look again.
 
-    Exits 1 where it is not proved that nothing is left.
+    Exits 1 where it is not proved that nothing is left, and where nothing was found: then it lists
+    names that end in this one.
     """
     from cis_tasks.operations import show
     from cis_tasks.operations.forget import forget as delete
     from cis_tasks.operations.forget import traces
 
     before = traces(name)
+    if not before.kept and (dry_run or not before.waiting):
+        _tell_untraced(before, as_json=as_json)
     if dry_run:
         show.values(before.to_dict()) if as_json else show.traces(before)
         return
     if not as_json:
         show.traces(before)
     _make_sure(name, yes=yes)
-    after = delete(name, wait_s=seconds(wait))
-    show.values(after.to_dict()) if as_json else show.forgotten(after)
-    raise typer.Exit(0 if after.gone else 1)
+    done = delete(name, wait_s=seconds(wait))
+    if not done.found.kept and done.left.gone:
+        _tell_untraced(done.left, as_json=as_json)
+    show.values(done.left.to_dict()) if as_json else show.forgotten(done.left)
+    raise typer.Exit(0 if done.proved else 1)
 
 
 def seconds(text: str) -> float:
@@ -296,6 +304,19 @@ def seconds(text: str) -> float:
         return float(number) * UNITS_S[unit]
     except ValueError:
         raise typer.BadParameter(f"{text!r} is no time; write 90s, 5m, 2h or 3d") from None
+
+
+def _tell_untraced(found: Traces, *, as_json: bool) -> NoReturn:
+    """Say that nothing was found of a name and what else it may be called, and exit with 1."""
+    from cis_tasks.operations import show
+    from cis_tasks.operations.alike import alike
+
+    others = alike(found.name)
+    if as_json:
+        show.values(found.to_dict() | {"alike": others.names, "alike_complete": others.complete})
+    else:
+        show.untraced(found, others)
+    raise typer.Exit(1)
 
 
 def _ages(*, older_than: str, newer_than: str) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Deleting all that is kept of a session, and proving it.
 
 What is kept of a name: its inputs and outputs with all their versions and delete markers, Celery's
-states of its jobs, its dead letters and the undelivered events of its uploads. Messages in a job
-queue cannot be looked through without taking them from workers, so the proof demands that the
-queue is empty: what is left in it is run, fails for want of its inputs, and leaves a new record.
+states of its jobs, what the web tier noted of them and of their webhooks, its dead letters and the
+undelivered events of its uploads. Messages in a job queue cannot be looked through without taking
+them from workers, so the proof demands that the queue is empty: what is left in it is run, fails
+for want of its inputs, and leaves a new record.
 Log lines hold names too and go with their log group's retention.
 """
 
@@ -28,7 +29,7 @@ from cis_tasks.operations import dead_letters
 from cis_tasks.operations.asking import asking
 from cis_tasks.operations.reading import Reading
 from cis_tasks.pipelines import PIPELINES, Pipeline
-from cis_tasks.settings import settings
+from cis_tasks.settings import WEB_PREFIX, settings
 from lambda_trigger.events import Upload, uploads
 from scaling.backlog import read_backlog
 
@@ -67,6 +68,7 @@ class Traces:
         inputs: versions of what was uploaded.
         outputs: versions of what its jobs wrote.
         states: versions of Celery's states of its jobs.
+        records: versions of the web tier's records of its jobs and of their webhooks.
         dead: its dead letters.
         events: undelivered events of its uploads.
         waiting: messages of any name in the job queues: those of this one may be among them.
@@ -76,6 +78,7 @@ class Traces:
     inputs: tuple[Version, ...]
     outputs: tuple[Version, ...]
     states: tuple[Version, ...]
+    records: tuple[Version, ...]
     dead: int
     events: int
     waiting: int
@@ -83,7 +86,12 @@ class Traces:
     @property
     def kept(self) -> int:
         """How many things are kept of it for certain."""
-        return sum(map(len, (self.inputs, self.outputs, self.states))) + self.dead + self.events
+        return len(self.versions) + self.dead + self.events
+
+    @property
+    def versions(self) -> tuple[Version, ...]:
+        """Everything that is kept in S3."""
+        return (*self.inputs, *self.outputs, *self.states, *self.records)
 
     @property
     def gone(self) -> bool:
@@ -92,9 +100,28 @@ class Traces:
 
     def to_dict(self) -> dict[str, Any]:
         """Counts, for programs."""
-        versions = {part: len(getattr(self, part)) for part in ("inputs", "outputs", "states")}
+        parts = ("inputs", "outputs", "states", "records")
+        versions = {part: len(getattr(self, part)) for part in parts}
         rest = {part: getattr(self, part) for part in ("dead", "events", "waiting")}
         return {"name": self.name, **versions, **rest, "gone": self.gone}
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What became of a name.
+
+    Attributes:
+        found: what was kept of it, and was deleted.
+        left: what was found when it was looked for again.
+    """
+
+    found: Traces
+    left: Traces
+
+    @property
+    def proved(self) -> bool:
+        """Whether something was there and nothing is left; a name without a trace may be wrong."""
+        return bool(self.found.kept) and self.left.gone
 
 
 def traces(name: str) -> Traces:
@@ -105,21 +132,27 @@ def traces(name: str) -> Traces:
     """
     with asking(f"look for what is kept of {name}"):
         outputs = tuple(_outputs(name))
-        jobs = {job for version in outputs if (job := _job_in(version.key))}
         letters = [*_dead(name, delete=False)]
+        stored = [*_versions(settings().output_bucket, settings().results_prefix)]
+        noted = [*_versions(settings().output_bucket, WEB_PREFIX)]
+        jobs = {job for version in outputs if (job := _job_in(version.key))}
+        jobs |= {label for label in letters if label}
+        jobs |= _jobs_noted(name, noted, jobs)
+        jobs |= _jobs_stored(name, stored, jobs)
         return Traces(
             name=name,
             inputs=tuple(_inputs(name)),
             outputs=outputs,
-            states=tuple(_states(name, jobs | {label for label in letters if label})),
+            states=tuple(_of_jobs(stored, jobs)),
+            records=tuple(_of_jobs(noted, jobs)),
             dead=len(letters),
             events=_events(name, delete=False),
             waiting=_waiting(),
         )
 
 
-def forget(name: str, *, wait_s: float = 0.0) -> Traces:
-    """Delete all that is kept of ``name``; what is left of it afterwards.
+def forget(name: str, *, wait_s: float = 0.0) -> Forgotten:
+    """Delete all that is kept of ``name``, and look for it again.
 
     Args:
         name: of a session or image.
@@ -135,8 +168,8 @@ def forget(name: str, *, wait_s: float = 0.0) -> Traces:
         for _ in _dead(name, delete=True):
             pass
         _events(name, delete=True)
-        _delete((*before.inputs, *before.outputs, *before.states))
-    return traces(name)
+        _delete(before.versions)
+    return Forgotten(before, traces(name))
 
 
 def _inputs(name: str) -> Iterator[Version]:
@@ -176,24 +209,51 @@ def _job_in(key: str) -> str:
     return next((part for part in key.split("/")[2:] if JOB_ID.fullmatch(part)), "")
 
 
-def _states(name: str, jobs: set[str]) -> Iterator[Version]:
-    """Versions of what Celery stored of the name's jobs, those that left nothing else included.
+def _of_jobs(versions: Iterable[Version], jobs: set[str]) -> Iterator[Version]:
+    """Those whose keys hold a job's id, as all do that Celery and the web tier write of a job.
 
-    That is a state for each, and in a chord a copy of its result; their keys hold the job's id.
+    Of Celery that is a state for each, and in a chord a copy of its result.
     """
-    prefix = settings().results_prefix
-    stored = list(_versions(settings().output_bucket, prefix))
-    states = {
-        v.key.partition(prefix + STATE)[2] for v in stored if v.key.startswith(prefix + STATE)
-    }
-    others = sorted(states - jobs)
+    for version in versions:
+        if jobs & {found.group() for found in JOB_ID.finditer(version.key)}:
+            yield version
+
+
+def _jobs_stored(name: str, stored: Iterable[Version], known: set[str]) -> set[str]:
+    """Jobs of the name, besides the known, that have left a state and perhaps nothing else."""
+    prefix = settings().results_prefix + STATE
+    states = {v.key.removeprefix(prefix) for v in stored if v.key.startswith(prefix)}
+    others = sorted(states - known)
     with ThreadPoolExecutor(PARALLEL_READS) as readers:
         metas = readers.map(lambda task: app.backend.get_task_meta(task, cache=False), others)
-        about = zip(others, metas, strict=True)
-        mine = jobs | {task for task, meta in about if _is_about(meta, name)}
-    for version in stored:
-        if mine & {found.group() for found in JOB_ID.finditer(version.key)}:
-            yield version
+        return {task for task, meta in zip(others, metas, strict=True) if _is_about(meta, name)}
+
+
+def _jobs_noted(name: str, noted: Iterable[Version], known: set[str]) -> set[str]:
+    """Jobs of the name, besides the known, that the web tier has noted."""
+    records = dict[str, Version]()
+    for version in noted:  # all versions of a record are of the same job
+        found = JOB_ID.search(version.key)
+        if found and found.group() not in known and not version.marker:
+            records.setdefault(found.group(), version)
+    with ThreadPoolExecutor(PARALLEL_READS) as readers:
+        names = readers.map(_name_noted, records.values())
+        return {job for job, noted_name in zip(records, names, strict=True) if noted_name == name}
+
+
+def _name_noted(version: Version) -> str:
+    """The name in a record of the web tier; empty where it holds none or is there no more."""
+    try:
+        found = aws.s3().get_object(
+            Bucket=version.bucket, Key=version.key, VersionId=version.version_id
+        )
+        return str(json.loads(found["Body"].read())["job"]["name"])
+    except ClientError as error:
+        if error.response["Error"]["Code"] in {"NoSuchKey", "NoSuchVersion"}:
+            return ""
+        raise
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def _is_about(meta: dict[str, Any], name: str) -> bool:

@@ -165,9 +165,7 @@ def _files(manifest: Manifest, outcome: Outcome, out: Path) -> Iterator[Differen
     made = {path.relative_to(out).as_posix(): path for path in outcome.files}
     for name in sorted({*made, *manifest.outputs}):
         stored = manifest.outputs[name].sha256[:12] if name in manifest.outputs else None
-        replayed = (
-            hashlib.sha256(made[name].read_bytes()).hexdigest()[:12] if name in made else None
-        )
+        replayed = _checksum(made[name])[:12] if name in made else None
         if stored != replayed:
             yield Difference(f"outputs.{name}", stored, replayed)
 

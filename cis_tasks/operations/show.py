@@ -13,6 +13,7 @@ from rich.table import Table
 from cis_tasks.console import console
 
 if TYPE_CHECKING:
+    from cis_tasks.operations.alike import Alike
     from cis_tasks.operations.cost import Cost, Month, Prices
     from cis_tasks.operations.dead_letters import Dead
     from cis_tasks.operations.doctor.registry import Finding
@@ -139,6 +140,22 @@ def traces(found: Traces) -> None:
     console.print(table)
 
 
+def untraced(found: Traces, others: Alike) -> None:
+    """Print that nothing was found of a name, and what else may have been meant."""
+    console.print(
+        f"[yellow]Nothing was found of {escape(found.name)}.[/] "
+        "It is forgotten already, or it is called otherwise."
+    )
+    if found.waiting:
+        console.print(f"The job queues hold {found.waiting} messages, which may be of it.")
+    if others.names:
+        console.print(f"Names that end in /{escape(found.name)}:")
+        for other in others.names:
+            console.print(f"    {escape(other)}", soft_wrap=True)
+    if not others.complete:
+        console.print("There are too many to look at all of them: there may be more.")
+
+
 def forgotten(found: Traces) -> None:
     """Print whether a name is forgotten."""
     if found.gone:
@@ -157,6 +174,7 @@ _MEANING = {
     "inputs": "versions in the input bucket",
     "outputs": "versions in the output bucket",
     "states": "versions of Celery's states",
+    "records": "versions of the web tier's records and webhooks",
     "dead": "dead letters",
     "events": "undelivered events",
     "waiting": "messages in the job queues, of any name",

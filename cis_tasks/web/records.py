@@ -15,8 +15,9 @@ from typing import Any
 
 from cis_tasks.broker.objects import Objects
 from cis_tasks.jobs import Job
+from cis_tasks.settings import WEB_PREFIX
 
-PREFIX = "celery/web/jobs/"
+PREFIX = f"{WEB_PREFIX}jobs/"
 MAX_REMEMBERED = 2_000
 
 
@@ -76,10 +77,6 @@ class Records:
     def forget(self, job_id: str) -> None:
         """Drop a record from memory."""
         self._recent.pop(job_id, None)
-
-    def remembered(self, job_id: str) -> Record | None:
-        """A record that is in memory."""
-        return self._recent.get(job_id)
 
     def newest(self) -> Iterator[Record]:
         """Those in memory, newest first."""

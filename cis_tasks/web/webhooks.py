@@ -25,6 +25,7 @@ import structlog
 
 from cis_tasks.broker.objects import ConditionError, Objects
 from cis_tasks.jobs import Job
+from cis_tasks.settings import WEB_PREFIX
 from cis_tasks.web.news import Newsroom
 from cis_tasks.web.outbound import Refused, Target, parse_target, post
 from cis_tasks.web.problems import Problem
@@ -32,7 +33,7 @@ from cis_tasks.web.schemas import ENDED, JobView
 from cis_tasks.web.settings import WebSettings
 from cis_tasks.web.views import Views
 
-PREFIX = "celery/web/webhooks/"
+PREFIX = f"{WEB_PREFIX}webhooks/"
 SWEEPS_PER_LEASE = 4
 SENDERS = 8
 LONGEST_BACKOFF_S = 3600.0

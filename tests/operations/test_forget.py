@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ from cis_tasks import aws
 from cis_tasks.errors import PermanentError
 from cis_tasks.execution import execute
 from cis_tasks.local.cloud import Cloud
+from cis_tasks.operations import alike
 from cis_tasks.pipelines import Pipeline
 from cis_tasks.publish import message_for, publish
 from cis_tasks.settings import settings
+from cis_tasks.web import records, webhooks
 from support import script
 from support.sessions import Scripted, cis, cis_json, without_lambda
 
 NAME = "lab/Jürgen M"
+UNREADABLE = "00000000-0000-4000-8000-000000000000"
 
 
 @pytest.fixture
@@ -56,6 +60,7 @@ def fill(cloud: Cloud, folder: Path, name: str) -> Scripted:
     app.backend.store_result(session.job.id, None, "STARTED", request=request_of(session))
     part = f"{settings().results_prefix}chord-unlock-g/part/00000000-{session.job.id}"
     s3.put_object(Bucket=cloud.stack.output_bucket, Key=part, Body=name.encode())
+    note_of_web(session)
     s3.delete_object(Bucket=cloud.stack.input_bucket, Key=f"sensor_data/{name}.json")
     session.upload()  # a third, whose job is dead
     message = message_for(session.job)
@@ -69,6 +74,19 @@ def fill(cloud: Cloud, folder: Path, name: str) -> Scripted:
     event = {"requestPayload": {"Records": [{"eventName": "ObjectCreated:Put", **record}]}}
     sqs.send_message(QueueUrl=cloud.stack.undelivered_url, MessageBody=json.dumps(event))
     return session
+
+
+def note_of_web(session: Scripted) -> None:
+    """What the web tier notes of a job that left a state, and of one that left nothing else."""
+    from cis_tasks.app import app
+
+    s3, bucket = boto3.client("s3"), session.cloud.stack.output_bucket
+    noted = records.Records(app.backend.objects)
+    for job in (session.job, replace(session.job, nonce="again")):
+        for _ in range(2):  # two versions, where the bucket keeps them
+            noted.write(records.Record.now(job, "request"))
+        webhook = webhooks.Webhook(f"https://clinic.example/{session.name}.", job.id)
+        s3.put_object(Bucket=bucket, Key=f"{webhooks.PREFIX}{webhook.key}", Body=webhook.to_json())
 
 
 def request_of(session: Scripted) -> Any:
@@ -85,7 +103,7 @@ def test_forget_deletes_every_trace_proves_it_and_touches_nobody_else(
     others_before = [cis_json("forget", other.name, "--dry-run") for other in others]
     fill(quiet, tmp_path, NAME)
     before = cis_json("forget", NAME, "--dry-run")
-    for part in ("inputs", "outputs", "states", "dead", "events"):
+    for part in ("inputs", "outputs", "states", "records", "dead", "events"):
         assert before[part], part
     assert before["gone"] is False
     with pytest.raises(PermanentError, match="Nobody is at the terminal"):
@@ -104,5 +122,64 @@ def test_while_a_queue_holds_messages_nothing_is_proved(quiet: Cloud, tmp_path: 
     told = cis("forget", "s", "--yes", code=1).stdout
     assert "may be of it" in told
     assert "s/" not in everything(quiet)
+    assert "may be of it" in cis("forget", "s", "--dry-run", code=1).stdout
     boto3.client("sqs").purge_queue(QueueUrl=quiet.stack.queue_urls["spine"])
-    assert cis_json("forget", "s", "--yes")["gone"] is True
+    assert cis_json("forget", "s", "--yes", code=1)["gone"] is True  # it was forgotten before
+
+
+def test_what_only_the_web_tier_noted_is_forgotten_even_where_its_record_was_deleted(
+    quiet: Cloud, tmp_path: Path
+) -> None:
+    s3, bucket = boto3.client("s3"), quiet.stack.output_bucket
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    session = Scripted(quiet, tmp_path, "walk").upload()
+    note_of_web(session)
+    for item in s3.list_objects_v2(Bucket=bucket, Prefix=records.PREFIX)["Contents"]:
+        s3.delete_object(Bucket=bucket, Key=item["Key"])  # as a lifecycle rule does
+    s3.put_object(Bucket=bucket, Key=f"{records.PREFIX}{UNREADABLE}.json", Body=b"{")
+    # For each of two jobs: two versions and a delete marker of its record, and its webhook.
+    assert cis_json("forget", "walk", "--dry-run")["records"] == 2 * (2 + 1 + 1)
+    assert cis_json("forget", "walk", "--yes")["gone"] is True
+    assert "walk" not in everything(quiet)
+    assert UNREADABLE in everything(quiet)
+
+
+def test_name_of_nothing_is_no_proof_and_names_that_end_so_are_told(
+    quiet: Cloud, tmp_path: Path
+) -> None:
+    sent = "20260314T091500-1f2e3d4c5b6a7988/walk"
+    only_output, only_old = "b/walk", "c/walk"
+    Scripted(quiet, tmp_path, sent).upload()
+    Scripted(quiet, tmp_path, "a/sidewalk").upload()
+    s3 = boto3.client("s3")
+    for name in (only_output, f"{only_output}/deeper"):
+        key = f"spine/{name}/{UNREADABLE}/manifest.json"
+        s3.put_object(Bucket=quiet.stack.output_bucket, Key=key, Body=b"{}")
+    Scripted(quiet, tmp_path, only_old).upload()
+    for key in (f"sensor_data/{only_old}.csv", f"video_footage/{only_old}.mp4"):
+        s3.delete_object(Bucket=quiet.stack.input_bucket, Key=key)
+    before = everything(quiet)
+    for arguments in (("--dry-run",), ("--yes",), ()):
+        told = cis("forget", "walk", *arguments, code=1).stdout
+        assert "Nothing was found of walk" in told
+        assert "nothing is kept" not in told
+    named = cis_json("forget", "walk", "--yes", code=1)
+    assert named["alike"] == [sent, only_output, only_old]
+    assert named["alike_complete"] is True
+    assert sent in told
+    assert everything(quiet) == before
+    assert cis_json("forget", sent, "--yes")["gone"] is True
+
+
+def test_only_so_many_keys_are_looked_at_for_names_that_end_so(
+    quiet: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Scripted(quiet, tmp_path, "a/walk").upload()
+    s3, bucket = boto3.client("s3"), quiet.stack.input_bucket
+    monkeypatch.setattr(alike, "MAX_PAGES", 1)
+    for number in range(1000):
+        s3.put_object(Bucket=bucket, Key=f"sensor_data/b/{number}.csv", Body=b"")
+    named = cis_json("forget", "walk", "--dry-run", code=1)
+    assert named["alike"] == ["a/walk"]
+    assert named["alike_complete"] is False
+    assert "there may be more" in cis("forget", "walk", "--dry-run", code=1).stdout
