@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -10,7 +11,7 @@ from cis_tasks.errors import SettingsError
 from cis_tasks.pipelines import PIPELINES
 from scaling.backlog import Reading
 from scaling.news import News
-from scaling.policy import Limits, Policy
+from scaling.policy import Floor, Limits, Policy
 from scaling.reader import Watched
 from scaling.slo import BOOT_S, SERVICE_S, SloPolicy
 from scaling.steps import Bounds
@@ -18,6 +19,12 @@ from scaling.ticks import Lines, Observer
 
 PolicyName = Literal["step", "target", "slo"]
 YES = {"1", "t", "true", "y", "yes", "on"}  # as pydantic reads them
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+DAY = "|".join(DAYS)
+FLOOR = re.compile(
+    r"(?P<min>\d+)@(?P<start>\d+(\.\d+)?)-(?P<end>\d+(\.\d+)?)"
+    rf"(\s+(?P<first>{DAY})(-(?P<last>{DAY}))?)?"
+)
 POLICIES: tuple[PolicyName, ...] = ("step", "target", "slo")
 
 
@@ -60,7 +67,8 @@ def policy_for(environment: Mapping[str, str] = os.environ) -> Callable[[Reading
     """What makes the policy that the publisher scales by; None where AWS's alarms do.
 
     ``CIS_SCALING_POLICY`` is ``step``, ``target`` or ``slo``; ``CIS_SCALING_WAIT_S``,
-    ``CIS_SCALING_BUDGET_PER_HOUR`` and ``CIS_SCALING_PRICE_PER_HOUR`` are the goal of ``slo``.
+    ``CIS_SCALING_BUDGET_PER_HOUR`` and ``CIS_SCALING_PRICE_PER_HOUR`` are the goal of ``slo``,
+    ``CIS_SCALING_FLOORS`` its scheduled minimums, see `floors`.
 
     Raises:
         SettingsError: a variable makes no sense.
@@ -74,10 +82,11 @@ def policy_for(environment: Mapping[str, str] = os.environ) -> Callable[[Reading
     wait_s = number(environment, "CIS_SCALING_WAIT_S", 60.0)
     price = number(environment, "CIS_SCALING_PRICE_PER_HOUR", 1.0)
     budget = number(environment, "CIS_SCALING_BUDGET_PER_HOUR", 0.0) or None
+    scheduled = floors(environment.get("CIS_SCALING_FLOORS", ""))
 
     def make(reading: Reading) -> Policy:
         return SloPolicy(
-            Limits(Bounds(reading.min, reading.max)),
+            Limits(Bounds(reading.min, reading.max), scheduled),
             wait_s=wait_s,
             budget_per_hour=budget,
             price_per_hour=price,
@@ -85,6 +94,29 @@ def policy_for(environment: Mapping[str, str] = os.environ) -> Callable[[Reading
 
     make(Reading(time_s=0, visible=0, in_flight=0))  # nonsense is refused now, not at work
     return make
+
+
+def floors(text: str) -> tuple[Floor, ...]:
+    """Scheduled minimums from text: ``2@7-19 mon-fri; 1@22-6``, hours in UTC.
+
+    Raises:
+        SettingsError: it is something else.
+        PermanentError: its numbers make no sense.
+    """
+    return tuple(_floor(part.strip()) for part in text.split(";") if part.strip())
+
+
+def _floor(text: str) -> Floor:
+    found = FLOOR.fullmatch(text.lower())
+    if found is None:
+        raise SettingsError(f"{text!r} is no scheduled minimum: write 2@7-19 or 2@7-19 mon-fri.")
+    first, last = (DAYS.index(day) if day else None for day in found.group("first", "last"))
+    if first is None:
+        days = range(7)
+    else:
+        days = range(first, first + 1 + ((first if last is None else last) - first) % 7)
+    least, start, end = found.group("min", "start", "end")
+    return Floor(int(least), float(start), float(end), frozenset(day % 7 for day in days))
 
 
 def observers(environment: Mapping[str, str] = os.environ) -> list[Observer]:

@@ -122,6 +122,7 @@ def simulate(
     delay: Annotated[float, typer.Option(help="How late CloudWatch shows a metric, s.")] = 5.0,
     minimum: Annotated[int, typer.Option("--min", min=0)] = 0,
     maximum: Annotated[int, typer.Option("--max", min=1)] = 20,
+    floor: Annotated[str, typer.Option(help="Scheduled minimums, as 2@7-19 mon-fri; 1@22-6.")] = "",
     seed: Annotated[int, typer.Option(help="Another seed is another day.")] = 1,
     plot: Annotated[Path | None, typer.Option(help="Write a picture (.png or .svg).")] = None,
     find: Annotated[
@@ -132,7 +133,7 @@ def simulate(
 ) -> None:
     """Try policies on a workload: waits, cost, instances over time."""
     from scaling.policy import Limits
-    from scaling.settings import POLICIES
+    from scaling.settings import POLICIES, floors
     from scaling.simulate import arrivals, compare
     from scaling.simulate.fleet import Conditions
     from scaling.steps import Bounds
@@ -142,7 +143,7 @@ def simulate(
     conditions = Conditions(
         boot_s=boot, slots=slots, price_per_hour=price, losses_per_hour=losses, seed=seed
     )
-    limits = Limits(Bounds(minimum, maximum))
+    limits = Limits(Bounds(minimum, maximum), floors(floor))
     names = policy or list(POLICIES)
     if unknown := set(names) - set(POLICIES):
         raise SettingsError(f"There is no policy {unknown.pop()!r}; use {', '.join(POLICIES)}.")

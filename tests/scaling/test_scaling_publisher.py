@@ -18,12 +18,14 @@ from botocore.exceptions import ClientError
 
 from cis_tasks.errors import PermanentError, SettingsError
 from cis_tasks.local.cloud import Cloud
+from scaling.backlog import Reading
 from scaling.group import read_group
 from scaling.metrics import MAX_DATUMS, NAMESPACE, put
+from scaling.policy import Floor
 from scaling.publisher import Publisher
 from scaling.reader import Clients, Reader, Watched
 from scaling.service import ServiceTimes
-from scaling.settings import policy_for, watched
+from scaling.settings import floors, policy_for, watched
 from support.cloud import eventually
 
 NAMED = {"CIS_SCALING_GROUP_SPINE": "g", "CIS_QUEUE_URL_SPINE": "u"}
@@ -335,6 +337,8 @@ def test_environment_that_makes_no_sense_is_refused(variables: dict[str, str]) -
         {**SLO, "CIS_SCALING_WAIT_S": "0"},
         {**SLO, "CIS_SCALING_BUDGET_PER_HOUR": "0.1"},
         {**SLO, "CIS_SCALING_PRICE_PER_HOUR": "-1"},
+        {**SLO, "CIS_SCALING_FLOORS": "two at noon"},
+        {**SLO, "CIS_SCALING_FLOORS": "2@7-25"},
     ],
 )
 def test_policy_that_makes_no_sense_is_refused_before_work_begins(
@@ -356,3 +360,18 @@ def test_simulate_compares_policies_and_draws_them(spine: Watched, tmp_path: Any
     burst = ("--workload", "at-once", "--jobs", "100", "--wait", "200")
     found = cis("simulate", *burst, "--policy", "slo", "--find", "--json")
     assert json.loads(found.stdout)["slo"][0]["meets"] is True
+
+
+def test_scheduled_minimums_come_from_the_environment() -> None:
+    assert floors("") == ()
+    assert floors("2@7-19 mon-fri; 1@22.5-6; 3@0-24 sat-sun; 4@8-9 wed; 5@8-9 sat-mon") == (
+        Floor(2, 7, 19, frozenset(range(5))),
+        Floor(1, 22.5, 6),
+        Floor(3, 0, 24, frozenset({5, 6})),
+        Floor(4, 8, 9, frozenset({2})),
+        Floor(5, 8, 9, frozenset({5, 6, 0})),
+    )
+    make = policy_for({**SLO, "CIS_SCALING_FLOORS": "3@0-24"})
+    assert make is not None
+    idle = Reading(time_s=0, visible=0, in_flight=0, in_service=0, desired=0, min=0, max=9)
+    assert make(idle).decide([idle]).desired == 3
