@@ -23,22 +23,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import skimage
-import sklearn
-from http_peers.load import BOUNDARY
+from http_peers.load import form
 from http_service import Serving, ours
 from PIL import Image
 from reporting import Goal, arguments, report
 
 from cis_tasks.local.cloud import Cloud, QueueCounts
+from cis_tasks.local.demo_image import installed
 
 CLIENTS, QUICK_CLIENTS = 1_000, 100
 EMPTY_S = 120.0
 READERS = 8
-FOLDERS = (
-    Path(skimage.__file__).parent / "data",
-    Path(sklearn.__file__).parent / "datasets" / "images",
-)
 PHOTOS: Mapping[str, frozenset[str]] = {
     "chelsea.png": frozenset({"tiger cat", "tabby", "Egyptian cat"}),
     "coffee.png": frozenset({"espresso"}),
@@ -48,7 +43,7 @@ PHOTOS: Mapping[str, frozenset[str]] = {
     "china.jpg": frozenset({"palace"}),
     "flower.jpg": frozenset({"daisy"}),
 }
-"""File in one of the folders → labels that are right for it."""
+"""Photograph of `cis demo image` → labels that are right for it."""
 
 COLUMNS = ["clients", "right", "in the bucket", "left in queues", "s", "req/s", "p50 p95 max s"]
 
@@ -130,7 +125,7 @@ def images(count: int) -> list[Sent]:
 
 
 def _open(name: str) -> Image.Image:
-    path = next(folder / name for folder in FOLDERS if (folder / name).exists())
+    [path] = [path for path in installed() if path.name == name]
     with Image.open(path) as image:
         picture = image.convert("RGB")
         picture.thumbnail((500, 500))
@@ -158,15 +153,10 @@ def burst(url: str, sent: Sequence[Sent]) -> tuple[list[Answered], float]:
 
 def _post(url: str, image: Sent) -> Answered:
     where, started = urlsplit(url), time.perf_counter()
-    head = (
-        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="inputFile"; '
-        f'filename="{image.stem}.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
-    )
-    body = head.encode() + image.data + f"\r\n--{BOUNDARY}--\r\n".encode()
+    body, headers = form(image.data, "inputFile", f"{image.stem}.jpg")
     connection = http.client.HTTPConnection(where.hostname or "", where.port)
     try:
-        kind = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
-        connection.request("POST", where.path, body, kind)
+        connection.request("POST", where.path, body, headers)
         answer = connection.getresponse()
         status, text = answer.status, answer.read().decode(errors="replace")
     except (OSError, http.client.HTTPException) as error:

@@ -15,10 +15,11 @@ several seeds; the worst seed is held against the goals. `ratio` is cost ÷ the 
 which knows all arrivals and loses no machine. `step` and `target` see metrics 5 s late and act by
 alarms of a minute; `slo` acts on the readings themselves.
 
---fleet holds the simulator against what a laptop fleet does with the same burst, real workers and
+The simulator is then held against what a laptop fleet does with the same burst, real workers and
 all: 60 jobs of 2 s at once, from one instance under `step` and from none under `slo`, to at most
-four. It prints the fleet's instance curve and the waits side by side. With a RECORDING it takes
-what such a fleet did before; with --quick it runs `step` alone.
+four. It prints the fleet's instance curve and the waits side by side. --quick leaves this out;
+--fleet does this alone (with --quick, `step` alone), with a RECORDING of what such a fleet did
+before.
 """
 
 from __future__ import annotations
@@ -209,58 +210,75 @@ def figures_of(trials: Sequence[Trial]) -> dict[str, Any]:
     }
 
 
-def fleet_main(given: Path, *, quick: bool, as_json: bool) -> int:
+@dataclass(frozen=True)
+class Part:
+    """A table, and what is judged by it."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    figures: dict[str, Any]
+    goals: list[Goal]
+
+
+def comparison(seeds: Sequence[int], bin_s: float, plots: Path | None) -> Part:
+    """The policies on the workloads, and a day of a million jobs."""
+    trials = [run_trial(workload, seed, bin_s, plots) for workload in WORKLOADS for seed in seeds]
+    million_s, jobs = million()
+    return Part(
+        f"Policies: goal p95 ≤ {WAIT_S:.0f} s; waits in s, cost in machine-hours",
+        COLUMNS,
+        rows_of(trials),
+        {"trials": figures_of(trials), "million_jobs_cpu_s": million_s},
+        [
+            *goals_of(trials),
+            Goal.at_most(f"CPU for a day of {jobs:,} jobs, s", million_s, MILLION_S),
+        ],
+    )
+
+
+def validation(given: Path, *, quick: bool) -> Part:
+    """The same burst on the laptop fleet and in the simulator."""
     found = validate(given, quick=quick)
-    report(
+    return Part(
         "The same burst on the laptop fleet and in the simulator: waits in s",
         ("policy", "wait", "fleet", "simulated", "ratio"),
         validation_rows(found),
-        figures={name: vars(one) for name, one in found},
-        goals=[
+        {"fleet": {name: vars(one) for name, one in found}},
+        [
             Goal.at_most(f"{name}: simulated waits against the fleet's", one.error, FLEET_ERROR)
             for name, one in found
         ],
-        as_json=as_json,
     )
-    return 0
 
 
 def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--plots", type=Path, help="write a picture of each workload here")
     parser.add_argument(
-        "--fleet", type=Path, nargs="?", const=LIVE, help="hold the simulator against a fleet"
+        "--fleet", type=Path, nargs="?", const=LIVE, help="the validation alone; see above"
     )
     given = parser.parse_args()
-    if given.fleet is not None:
-        return fleet_main(given.fleet, quick=given.quick, as_json=given.as_json)
-    seeds, bin_s = (SEEDS[:1], 120.0) if given.quick else (SEEDS, 60.0)
-    trials = [
-        run_trial(workload, seed, bin_s, given.plots) for workload in WORKLOADS for seed in seeds
-    ]
-    million_s, jobs = million()
-    goals = goals_of(trials)
-    goals.append(Goal.at_most(f"CPU for a day of {jobs:,} jobs, s", million_s, MILLION_S))
-    report(
-        f"Policies: goal p95 ≤ {WAIT_S:.0f} s; waits in s, cost in machine-hours",
-        (
-            "workload",
-            "policy",
-            "p50",
-            "p95",
-            "p99",
-            "cost",
-            "ratio",
-            "used",
-            "launched",
-            "peak",
-            "lost",
-        ),
-        rows_of(trials),
-        figures={"trials": figures_of(trials), "million_jobs_cpu_s": million_s},
-        goals=goals,
-        as_json=given.as_json,
-    )
+    parts = []
+    if given.fleet is None:
+        seeds, bin_s = (SEEDS[:1], 120.0) if given.quick else (SEEDS, 60.0)
+        parts.append(comparison(seeds, bin_s, given.plots))
+    if given.fleet is not None or not given.quick:
+        parts.append(validation(given.fleet or LIVE, quick=given.quick))
+    if given.as_json:  # one document
+        figures = {name: value for part in parts for name, value in part.figures.items()}
+        goals = [goal for part in parts for goal in part.goals]
+        report("", (), (), figures=figures, goals=goals, as_json=True)
+        return 0
+    for part in parts:
+        report(
+            part.title,
+            part.columns,
+            part.rows,
+            figures=part.figures,
+            goals=part.goals,
+            as_json=False,
+        )
     return 0
 
 

@@ -11,6 +11,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoRegionError
 
+from cis_tasks.broker.lean import lean_s3 as made_lean
 from cis_tasks.errors import SettingsError
 from cis_tasks.pipelines import Pipeline
 from cis_tasks.settings import settings
@@ -98,11 +99,4 @@ def _client(service: str, pid: int) -> object:  # noqa: ARG001  a forked child n
 
 @functools.cache
 def _lean(pid: int) -> object:
-    client = cast("S3Client", _client("s3", pid))
-    try:
-        from cis_tasks.lean_s3 import LeanS3  # noqa: PLC0415
-    except ImportError:  # pycurl is a worker's
-        return client
-    with _making:
-        credentials = boto3.DEFAULT_SESSION and boto3.DEFAULT_SESSION.get_credentials()
-    return LeanS3(client, credentials) if credentials else client
+    return made_lean(_client("s3", pid))

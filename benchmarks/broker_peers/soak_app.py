@@ -1,7 +1,7 @@
 """The soak's jobs: ``celery -A soak_app worker``, and ``python soak_app.py COUNT`` to publish them.
 
 SOAK_QUEUE, SOAK_QUEUE_URL, SOAK_BUCKET and SOAK_STARTS say where, SOAK_PAUSE_S how long a job
-takes on average.
+takes on average, SOAK_SOFT_S how long a soft shutdown waits.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ app.conf.update(
     task_reject_on_worker_lost=True,
     task_acks_on_failure_or_timeout=False,
     worker_prefetch_multiplier=2,
+    worker_soft_shutdown_timeout=float(os.environ.get("SOAK_SOFT_S", "0")),
 )
 
 

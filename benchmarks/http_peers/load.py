@@ -38,10 +38,12 @@ class Load:
         return len(self.seconds) / self.elapsed_s
 
 
-def form(image: bytes) -> tuple[bytes, dict[str, str]]:
-    """A body with the image in ``myfile``, and its headers."""
+def form(
+    image: bytes, field: str = "myfile", filename: str = "a.jpg"
+) -> tuple[bytes, dict[str, str]]:
+    """A body with the image in a field of that name, and its headers."""
     head = (
-        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="myfile"; filename="a.jpg"\r\n'
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"; filename="{filename}"\r\n'
         "Content-Type: image/jpeg\r\n\r\n"
     )
     body = head.encode() + image + f"\r\n--{BOUNDARY}--\r\n".encode()

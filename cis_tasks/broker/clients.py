@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -11,12 +12,16 @@ from typing import TYPE_CHECKING, Any, cast
 import boto3
 from botocore.config import Config
 
-from cis_tasks.broker import calls
+from cis_tasks.broker.lean import lean_s3, lean_sqs
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
     from mypy_boto3_sqs.client import SQSClient
 
+LEANER: Mapping[str, Callable[[Any], Any]] = {
+    "s3": lean_s3,
+    "sqs": partial(lean_sqs, patient=True),
+}
 MAX_CONNECTIONS = 32  # of one client: its threads share them
 CONFIG = Config(
     retries={"mode": "standard", "max_attempts": 5},
@@ -71,31 +76,8 @@ def _client(service: str, access: Access) -> Any:
                 endpoint_url=access.endpoint_url,
                 config=CONFIG,
             )
-            _made[service, access] = _leaner[service](calls.watch(client))
+            _made[service, access] = LEANER[service](client)
         return _made[service, access]
-
-
-def lean_s3(client: Any) -> Any:
-    """The client with less to compute for each object, where pycurl is there as in a worker."""
-    try:
-        from cis_tasks.lean_s3 import LeanS3  # noqa: PLC0415
-    except ImportError:
-        return client
-    # botocore has no public way to what a client signs with
-    credentials = client._request_signer._credentials  # noqa: SLF001
-    return LeanS3(client, credentials, partial(calls.count, "s3")) if credentials else client
-
-
-def lean_sqs(client: Any) -> Any:
-    """The same for messages."""
-    try:
-        from cis_tasks.broker.lean_sqs import LeanSQS  # noqa: PLC0415
-    except ImportError:
-        return client
-    return LeanSQS(client, client.meta.config.read_timeout, patient=True)
-
-
-_leaner = {"s3": lean_s3, "sqs": lean_sqs}
 
 
 def _forget_in_child() -> None:

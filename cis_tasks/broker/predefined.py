@@ -14,6 +14,7 @@ from kombu.transport.SQS.exceptions import InvalidQueueException
 
 from cis_tasks.broker import calls
 from cis_tasks.broker.flush import JobQueue
+from cis_tasks.broker.lean import lean_sqs
 from cis_tasks.broker.polling import is_gone
 from cis_tasks.broker.sequence import AFTER_COMMAND
 
@@ -143,20 +144,11 @@ class Predefined(SQS.Channel):
                     retries={"total_max_attempts": 1},
                 ),
             )
-            client = self._job_clients[queue, timeout_s] = _lean(client, timeout_s)
+            client = self._job_clients[queue, timeout_s] = lean_sqs(client, patient=False)
         return client
 
     def _new_boto_client(self, *args: Any, **kwargs: Any) -> Any:
         return calls.watch(super()._new_boto_client(*args, **kwargs))
-
-
-def _lean(client: Any, timeout_s: int) -> Any:
-    """The client with less to compute for each call, where pycurl is there as in a worker."""
-    try:
-        from cis_tasks.broker.lean_sqs import LeanSQS  # noqa: PLC0415
-    except ImportError:
-        return client
-    return LeanSQS(client, timeout_s)
 
 
 def _visibility_s(client: Any, url: str) -> int:

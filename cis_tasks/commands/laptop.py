@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from cis_tasks.pipelines import PIPELINES, find
+from cis_tasks.errors import PermanentError
 
 State = Annotated[Path, typer.Option(help="Folder for logs and files of the laptop cloud.")]
 
@@ -47,7 +47,7 @@ def up(
 
 
 def demo(
-    pipeline: Annotated[str, typer.Argument(help=f"One of {', '.join(PIPELINES)}.")] = "spine",
+    pipeline: Annotated[str, typer.Argument(help="spine or image.")] = "spine",
     photographs: Annotated[
         list[Path] | None,
         typer.Argument(exists=True, dir_okay=False, help="For image: files of your own."),
@@ -55,13 +55,16 @@ def demo(
     state: State = Path(".cis/demo"),
 ) -> None:
     """Run a job end to end on the embedded AWS: a session with its known truth, or photographs."""
-    if find(pipeline).name == "image":
-        from cis_tasks.local import demo_image
+    from cis_tasks.local import demo as of_spine
+    from cis_tasks.local import demo_image as of_images
 
-        raise typer.Exit(0 if demo_image.run(state, photographs or ()) else 1)
-    from cis_tasks.local.demo import run
-
-    raise typer.Exit(0 if run(state) else 1)
+    demos = {
+        "spine": lambda: of_spine.run(state),
+        "image": lambda: of_images.run(state, photographs or ()),
+    }
+    if pipeline not in demos:
+        raise PermanentError("no_demo", f"There is no demo of {pipeline!r}.", "Try spine or image.")
+    raise typer.Exit(0 if demos[pipeline]() else 1)
 
 
 def sample(

@@ -5,7 +5,16 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+)
+
+from cis_tasks.pipelines import PIPELINES
 
 Status = Literal["queued", "running", "retrying", "succeeded", "failed", "given_up", "cancelled"]
 ENDED: frozenset[Status] = frozenset({"succeeded", "failed", "given_up", "cancelled"})
@@ -14,6 +23,17 @@ Name = Annotated[
     str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")
 ]
 RoleName = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[a-z_]+$")]
+
+
+def _known(name: str) -> str:
+    if name not in PIPELINES:
+        raise ValueError(f"it must be one of {', '.join(PIPELINES)}")
+    return name
+
+
+PipelineName = Annotated[
+    str, AfterValidator(_known), WithJsonSchema({"type": "string", "enum": [*PIPELINES]})
+]
 
 
 class Form(BaseModel):
@@ -71,7 +91,7 @@ class JobList(BaseModel):
 class JobRequest(Form):
     """Objects that are in the input bucket, as one job."""
 
-    pipeline: Literal["spine", "image"]
+    pipeline: PipelineName
     inputs: dict[RoleName, Annotated[str, StringConstraints(min_length=1, max_length=1024)]] = (
         Field(description="Role → key in the input bucket.", min_length=1, max_length=8)
     )
@@ -92,7 +112,7 @@ class UploadFile(Form):
 class UploadRequest(Form):
     """The files of one job that are to go straight to S3."""
 
-    pipeline: Literal["spine", "image"]
+    pipeline: PipelineName
     files: list[UploadFile] = Field(min_length=1, max_length=8)
     params: dict[str, Any] = Field(default_factory=dict, description="Parameters of the pipeline.")
 

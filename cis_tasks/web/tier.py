@@ -16,7 +16,7 @@ from fastapi import Request
 import cis_tasks.tasks  # noqa: F401  its error types, so that failures come back typed
 from cis_tasks import aws, cancelling
 from cis_tasks.app import app as celery_app
-from cis_tasks.broker import calls, clients
+from cis_tasks.broker.lean import lean_s3, lean_sqs
 from cis_tasks.broker.results import Backend
 from cis_tasks.jobs import Job
 from cis_tasks.manifest import Manifest
@@ -136,14 +136,12 @@ async def running(tier: Tier) -> AsyncIterator[None]:
 def s3_client(connections: int) -> S3Client:
     """An S3 client for many threads, which gives up sooner than a worker would."""
     config = _config(connections).merge(Config(signature_version="s3v4"))
-    client = calls.watch(boto3.client("s3", config=config))
-    return cast("S3Client", clients.lean_s3(client))
+    return cast("S3Client", lean_s3(boto3.client("s3", config=config)))
 
 
 def sqs_client() -> SQSClient:
     """An SQS client of the same kind."""
-    client = calls.watch(boto3.client("sqs", config=_config(4)))
-    return cast("SQSClient", clients.lean_sqs(client))
+    return cast("SQSClient", lean_sqs(boto3.client("sqs", config=_config(4)), patient=True))
 
 
 def s3_origins(s3: S3Client, *buckets: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -60,7 +61,7 @@ async def post_uploads(tier: TierOf, body: UploadRequest) -> UploadPlan:
     missing = [role.name for role in pipeline.roles if role.required and role not in chosen]
     if missing:
         raise Problem(422, "input_missing", f"A {pipeline.name} job needs {', '.join(missing)}.")
-    _check_sizes(tier, body)
+    _check_sizes(tier, chosen)
     first = next(role for role in pipeline.roles if role.required)
     name = f"{unique_folder()}/{split_name(chosen[first].filename)[0]}"
     metadata = request_metadata(body.params)
@@ -97,10 +98,9 @@ def _role_of(pipeline: Pipeline, file: UploadFile, body: UploadRequest) -> Role:
     )
 
 
-def _check_sizes(tier: Tier, body: UploadRequest) -> None:
-    is_image = body.pipeline == "image"
-    limit = tier.settings.max_body_bytes if is_image else tier.settings.max_upload_bytes
-    for file in body.files:
+def _check_sizes(tier: Tier, chosen: Mapping[Role, UploadFile]) -> None:
+    for role, file in chosen.items():
+        limit = min(tier.settings.max_upload_bytes, role.max_bytes or sys.maxsize)
         if file.size > limit:
             raise Problem(
                 413,
